@@ -1,0 +1,197 @@
+"""Recipes: everything that decides a training run, as pydantic models read from TOML. An unknown key is an error."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tumorscope.errors import RecipeError
+from tumorscope.labels import CLASSES
+
+ClassName = Literal["glioma", "meningioma", "notumor", "pituitary"]
+assert ClassName.__args__ == CLASSES  # type: ignore[attr-defined]  # a Literal cannot be made from a tuple
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(_Part):
+    """What the network sees: grey slices of `size` x `size`, scaled to 0..1 or standardised with training statistics."""
+
+    size: Annotated[int, Field(ge=8, le=1024)] = 30
+    normalise: Literal["unit", "standard"] = "unit"
+
+
+class Model(_Part):
+    """A registered network and its own parameters."""
+
+    name: str
+    filters: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    convolutions: Annotated[int, Field(ge=1, le=4)] = 1
+    dense: Annotated[int, Field(ge=1, le=8192)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch_norm: bool = False
+
+
+class Target(_Part):
+    """Slices that a class is brought up to: `share` of the count of class `of`."""
+
+    share: Annotated[float, Field(gt=0, le=10)]
+    of: ClassName
+
+
+class Imbalance(_Part):
+    """Oversampling of the training part: SMOTE (Chawla et al. 2002) on the pixels."""
+
+    method: Literal["none", "smote"] = "none"
+    neighbours: Annotated[int, Field(ge=1, le=50)] = 5
+    targets: dict[ClassName, Target] = {}
+
+
+class Loss(_Part):
+    """Cross-entropy, or softmax focal loss (Lin et al. 2017) with focusing `gamma` and scalar weight `alpha`."""
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Optimiser(_Part):
+    """Adam or AdamW, and the largest learning rate that the schedule reaches."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Schedule(_Part):
+    """Learning rate against step: constant, or one cycle (Smith 2018) with its rise over the first `warmup` share."""
+
+    name: Literal["constant", "one_cycle"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+
+class Augment(_Part):
+    """Random changes of each training batch, drawn and applied on the device: mirror, and a small affine."""
+
+    mirror: Annotated[float, Field(ge=0, le=1)] = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class EarlyStopping(_Part):
+    """Stop after `patience` epochs without a lower validation loss and go back to the best weights; 0 is off."""
+
+    patience: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class Training(_Part):
+    """Length and size of the run. `threads` is part of a recipe because sums differ in their last bits with it."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    mirror_average: bool = False
+
+
+class Recipe(_Part):
+    """Everything that decides a training run, except data, protocol and seed."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    title: str = ""
+    input: Input = Input()
+    model: Model
+    imbalance: Imbalance = Imbalance()
+    loss: Loss = Loss()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    early_stopping: EarlyStopping = EarlyStopping()
+    training: Training = Training()
+
+    def toml(self) -> str:
+        """The recipe as TOML, every field spelled out."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("tumorscope") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A shipped recipe by name or one of your own by path, with dotted overrides such as {"training.epochs": 30}.
+
+    Raises `RecipeError` naming the file, the key and the allowed values.
+    """
+    where, text = _read(str(name))
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not valid TOML: {error}") from error
+    for key, value in (overrides or {}).items():
+        _put(content, key, value, where)
+    content.setdefault("name", Path(where).stem)
+    return parse_recipe(content, where)
+
+
+def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+    """Check `content` against the schema; `where` is the file that errors name."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(where, item) for item in error.errors())) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.epochs=30` to its key and TOML value; a bare word is text. Raises `RecipeError` without an `=`."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set {text}: expected key=value, for example training.epochs=30")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _read(name: str) -> tuple[str, str]:
+    path = Path(name).expanduser()
+    if path.suffix == ".toml" and path.is_file():
+        try:
+            return name, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{name}: {error}") from error
+    if name in shipped_recipes():
+        return f"{name}.toml", (resources.files("tumorscope") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    raise RecipeError(f"{name}: no such recipe. Shipped: {', '.join(shipped_recipes())}; or give the path of a .toml file.")
+
+
+def _put(content: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"{where}: {key}: {parent} holds a value, not a table")
+    content[last] = value
+
+
+def _explain(where: str, item: Any) -> str:
+    """One line: file, key, what is wrong, what is allowed."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {key}: {item['msg']}, not {item['input']!r}"
+    part: Any = Recipe
+    for name in item["loc"][:-1]:
+        field = getattr(part, "model_fields", {}).get(name)
+        part = field.annotation if field else None
+    allowed = ", ".join(getattr(part, "model_fields", {}))
+    return f"{where}: {key}: unknown key; allowed here: {allowed}"

@@ -1,0 +1,66 @@
+"""Pixel cache: the decoded set at one resolution, uint8, one memory-mapped .npy file, built once.
+
+A cache is bound to the bytes of every slice (the catalogue's digest is in its name): it is reused while they are the same,
+rebuilt when they are not, and appears only when it is whole.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tumorscope.data.catalogue import Catalogue, Progress, read_all
+from tumorscope.data.layout import Planned
+from tumorscope.errors import InputRejected
+from tumorscope.files import replacing
+
+
+def pixels(catalogue: Catalogue, size: int, progress: Progress | None = None) -> np.ndarray:
+    """Grey pixels of every slice, uint8 (n, size, size), row i = table row i, memory-mapped and read-only."""
+    if not 8 <= size <= 1024:
+        raise InputRejected("size", size, "between 8 and 1024 pixels", "Choose another size.")
+    file = path_of(catalogue, size)
+    if not _whole(file, (len(catalogue.table), size, size)):
+        write_pixels(catalogue, size, _decode(catalogue, size, progress))
+    return np.load(file, mmap_mode="r")
+
+
+def path_of(catalogue: Catalogue, size: int) -> Path:
+    """File of the cache at `size`."""
+    return catalogue.folder / f"pixels-{size}-{catalogue.digest}.npy"
+
+
+def write_pixels(catalogue: Catalogue, size: int, array: np.ndarray) -> None:
+    """Store uint8 (n, size, size) as the cache at `size`, atomically."""
+    with replacing(path_of(catalogue, size)) as temporary:
+        np.save(temporary, array)
+
+
+def _whole(file: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the file is there with the shape and length that it must have."""
+    try:
+        stored = np.load(file, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    return bool(stored.shape == shape and stored.dtype == np.uint8)
+
+
+def _decode(catalogue: Catalogue, size: int, progress: Progress | None) -> np.ndarray:
+    """Decode every slice again at `size`, checking that its bytes are those of the catalogue."""
+    source = catalogue.source()
+    members = {member.name: member for member in source.members}
+    table = catalogue.table
+    missing = [path for path in table["path"] if path not in members]
+    if missing:
+        raise InputRejected(missing[0], "gone", f"catalogued in {catalogue.origin}", "Import the data again.")
+    planned = [Planned(members[path], "", "", "") for path in table["path"]]
+    array = np.empty((len(table), size, size), np.uint8)
+    for row, outcome in enumerate(read_all(source, planned, (size,))):
+        if isinstance(outcome, str):
+            raise InputRejected(table["path"][row], outcome, "was readable when catalogued", "Import the data again.")
+        facts, images = outcome
+        if facts["sha256"] != table["sha256"][row]:
+            raise InputRejected(table["path"][row], "other bytes", "changed since it was catalogued", "Import it again.")
+        array[row] = images[0]
+        if progress and (row % 50 == 49 or row + 1 == len(table)):
+            progress(row + 1, len(table))
+    return array

@@ -1,0 +1,203 @@
+"""The catalogue: the table of a data set, a row a slice, and the list of files that were refused, each with its reason."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from tumorscope import home
+from tumorscope.data.decode import decode, shrink
+from tumorscope.data.layout import Layout, Planned, plan
+from tumorscope.data.sources import Source, check, fingerprint, open_source
+from tumorscope.errors import DataNotFound, InputRejected
+from tumorscope.files import replacing, write_json
+
+COLUMNS = (
+    *("path", "label", "split", "source", "patient", "picture", "sha256", "pixels_sha256", "width", "height"),
+    *("mode", "format", "bytes", "quantisation", "mask", "plane"),
+)
+#: Raised when a row or a pixel would come out differently, so that older caches are not taken for new ones.
+FORMAT = 1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Slices of one data set.
+
+    table : DataFrame with `COLUMNS`, a row a slice in path order, RangeIndex
+    rejected : DataFrame with path and reason, a row a file that was left out
+    folder : where the catalogue and its pixel caches lie
+    origin : the archive or folder that the slices are read from
+    """
+
+    name: str
+    table: pd.DataFrame
+    rejected: pd.DataFrame
+    folder: Path
+    origin: Path
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over the bytes of every slice in order: what pixel caches and runs are bound to."""
+        joined = "".join(self.table["sha256"]) + f"/{FORMAT}"
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+    def source(self) -> Source:
+        """The archive or folder, opened."""
+        return open_source(self.origin)
+
+
+def load_catalogue(
+    path: str | os.PathLike[str],
+    *,
+    classes: dict[str, str] | None = None,
+    sizes: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> Catalogue:
+    """Catalogue the archive or folder at `path`, or open the stored one when no byte has changed.
+
+    classes : folder name to class name for other people's data, e.g. {"no": "notumor"}
+    sizes : resolutions whose pixel caches are made in the same pass, so that nothing is decoded twice
+    progress : called with (files done, files in all)
+
+    Raises `DataNotFound` or `InputRejected` where nothing can be read.
+    """
+    source = open_source(path)
+    layout = Layout.of(classes)
+    folder = home.datasets() / f"{_slug(source.path)}-{_key(source, layout)}"
+    if (folder / "card.json").exists():
+        return _open(folder, source.path)
+    return _build(source, layout, folder, sizes, progress)
+
+
+def _key(source: Source, layout: Layout) -> str:
+    joined = f"{source.path}|{fingerprint(source)}|{layout}|{FORMAT}"
+    return hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _slug(path: Path) -> str:
+    return "".join(c if c.isalnum() else "-" for c in path.stem).strip("-").lower()[:40] or "data"
+
+
+def _open(folder: Path, origin: Path) -> Catalogue:
+    card = json.loads((folder / "card.json").read_text())
+    text = dict.fromkeys(("path", "label", "split", "source", "patient", "picture", "mask", "plane", "reason"), str)
+    read = partial(pd.read_csv, keep_default_na=False, na_values={"quantisation": [""]}, dtype=text)
+    return Catalogue(
+        card["name"], read(folder / "catalogue.csv"), read(folder / "rejected.csv"), folder, origin, tuple(card["notices"])
+    )
+
+
+def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], progress: Progress | None) -> Catalogue:
+    from tumorscope.data.cache import write_pixels
+
+    planned, notices = plan(source, layout)
+    rows, rejected, pixels = _scan(source, planned, tuple(sizes), progress)
+    if not rows:
+        raise DataNotFound(
+            f"{source.path}: {len(rejected)} files found, none of them a readable slice of a known class. "
+            "Expected Training/<class>/ and Testing/<class>/, or <class>/ folders; map other names with --classes no=notumor."
+        )
+    name = source.path.stem
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    catalogue = Catalogue(name, table, pd.DataFrame(rejected, columns=["path", "reason"]), folder, source.path, notices)
+    save(catalogue)
+    for size, array in zip(sizes, pixels, strict=True):
+        write_pixels(catalogue, size, array)
+    return catalogue
+
+
+def save(catalogue: Catalogue) -> None:
+    """Write the catalogue into its folder; the card comes last, so that a half-written one is never opened."""
+    for frame, name in ((catalogue.table, "catalogue.csv"), (catalogue.rejected, "rejected.csv")):
+        with replacing(catalogue.folder / name) as temporary:
+            frame.to_csv(temporary, index=False)
+    card = {
+        "name": catalogue.name,
+        "origin": str(catalogue.origin),
+        "slices": len(catalogue.table),
+        "rejected": len(catalogue.rejected),
+        "digest": catalogue.digest,
+        "notices": list(catalogue.notices),
+    }
+    write_json(catalogue.folder / "card.json", card)
+
+
+def _scan(
+    source: Source, planned: list[Planned], sizes: tuple[int, ...], progress: Progress | None
+) -> tuple[list[dict[str, object]], list[tuple[str, str]], list[np.ndarray]]:
+    """Rows, refusals and pixels of every planned file, read by one process a core."""
+    rows: list[dict[str, object]] = []
+    rejected: list[tuple[str, str]] = []
+    pixels: list[list[np.ndarray]] = [[] for _ in sizes]
+    for done, (item, outcome) in enumerate(zip(planned, read_all(source, planned, sizes), strict=True), start=1):
+        if isinstance(outcome, str):
+            rejected.append((item.path, outcome))
+        else:
+            facts, images = outcome
+            rows.append({**item.columns(), **facts})
+            for kept, image in zip(pixels, images, strict=True):
+                kept.append(image)
+        if progress and (done % 50 == 0 or done == len(planned)):
+            progress(done, len(planned))
+    stacked = [np.stack(kept) if kept else np.empty((0, size, size), np.uint8) for kept, size in zip(pixels, sizes, strict=True)]
+    return rows, rejected, stacked
+
+
+Outcome = str | tuple[dict[str, object], list[np.ndarray]]
+
+
+def read_all(source: Source, planned: Sequence[Planned], sizes: tuple[int, ...]) -> Iterable[Outcome]:
+    """For every planned file its facts and pixels at `sizes`, or the reason why it was refused; in order."""
+    chunks = [planned[start : start + 32] for start in range(0, len(planned), 32)]
+    workers = min(home.cores(), len(chunks))
+    if workers < 2:
+        _start(source.path)
+        yield from (outcome for chunk in chunks for outcome in _read_chunk(chunk, sizes))
+        return
+    with ProcessPoolExecutor(workers, initializer=_start, initargs=(source.path,)) as pool:
+        for outcomes in pool.map(partial(_read_chunk, sizes=sizes), chunks):
+            yield from outcomes
+
+
+_source: Source
+
+
+def _start(path: Path) -> None:
+    """Each worker opens the archive once."""
+    global _source
+    _source = open_source(path)
+
+
+def _read_chunk(chunk: Sequence[Planned], sizes: tuple[int, ...]) -> list[Outcome]:
+    return [_read(item, sizes) for item in chunk]
+
+
+def _read(item: Planned, sizes: tuple[int, ...]) -> Outcome:
+    try:
+        check(item.member)
+        content = _source.read(item.path)
+        image = decode(content)
+    except InputRejected as error:
+        return str(error)
+    facts: dict[str, object] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        **{name: getattr(image, name) for name in ("pixels_sha256", "width", "height", "mode", "format", "quantisation")},
+    }
+    return facts, [shrink(image.grey, size) for size in sizes]
+
+
+def stem(path: str) -> str:
+    """File name without folder and ending."""
+    return PurePosixPath(path).stem

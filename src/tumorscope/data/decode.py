@@ -1,0 +1,114 @@
+"""Bytes of one image file to pixels and facts. Limits are set before decoding; what cannot be read says why.
+
+Depths: 8-bit grey stays; colour and palette go to luma (ITU-R 601, Pillow's "L"); transparency is laid on black; 16-bit
+grey is scaled by the bit depth that its largest value needs (a 12-bit MR slice by 4095, a full 16-bit one by 65535), so
+that an 8-bit slice stored as 16-bit (x257) comes back unchanged.
+"""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tumorscope.errors import InputRejected
+
+#: Pixels of one slice; 4096 x 4096 is four times the largest MR matrix in use.
+MAX_PIXELS = 4096 * 4096
+#: The shortest side that still shows anatomy.
+MIN_SIDE = 16
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of one file and what the file says of itself.
+
+    grey : uint8 (height, width), 0 black to 255 white
+    pixels_sha256 : of size and decoded RGB bytes, the same for two files with the same pixels
+    quantisation : mean of the JPEG luminance table, NaN where there is none
+    """
+
+    grey: np.ndarray
+    pixels_sha256: str
+    width: int
+    height: int
+    mode: str
+    format: str
+    quantisation: float
+
+
+def decode(content: bytes) -> Decoded:
+    """Decode an image; raises `InputRejected` with value, limit and remedy for anything that is not a readable slice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_size(image.size)
+                return _facts(image)
+        except InputRejected:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise InputRejected("pixels", str(error), f"at most {MAX_PIXELS:,} pixels", "Shrink the image.") from error
+        except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and others
+            raise InputRejected(
+                f"{len(content):,} bytes",
+                _reason(error),
+                f"not a whole image of a known format ({', '.join(FORMATS)})",
+                "Export the slice again.",
+            ) from error
+
+
+def shrink(grey: np.ndarray, size: int) -> np.ndarray:
+    """Resize uint8 (height, width) to (size, size) by area averaging, sides stretched as the student report did."""
+    if grey.shape == (size, size):
+        return grey
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BOX if _larger(grey, size) else Image.Resampling.BILINEAR))
+
+
+def _larger(grey: np.ndarray, size: int) -> bool:
+    return min(grey.shape) >= size
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InputRejected("size", f"{width}x{height} px", f"at most {MAX_PIXELS:,} pixels", "Shrink the image.")
+    if min(size) < MIN_SIDE:
+        raise InputRejected("size", f"{width}x{height} px", f"at least {MIN_SIDE} px a side", "Give the whole slice.")
+
+
+def _facts(image: Image.Image) -> Decoded:
+    image.load()
+    grey, rgb = _pixels(image)
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + rgb).hexdigest()
+    tables = getattr(image, "quantization", None)
+    quantisation = float(np.mean(tables[0])) if tables else float("nan")
+    return Decoded(grey, digest, image.width, image.height, image.mode, image.format or "", quantisation)
+
+
+def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
+    """Grey pixels, and RGB bytes for the pixel hash (grey repeated where there is no colour)."""
+    if image.mode.startswith(("I", "F")):
+        grey = _from_deep(np.asarray(image))
+        return grey, np.repeat(grey[..., None], 3, axis=2).tobytes()
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    rgb = image.convert("RGB")
+    grey = image if image.mode == "L" else rgb.convert("L")
+    return np.asarray(grey), rgb.tobytes()
+
+
+def _from_deep(values: np.ndarray) -> np.ndarray:
+    """16- or 32-bit grey to uint8 by the bit depth in use; negative values and NaN become black."""
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    depth = max(8, int(values.max()).bit_length())
+    return np.round(values * (255 / (2**depth - 1))).clip(max=255).astype(np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).replace("<_io.BytesIO object at ", "").split("\n")[0]
+    return "no image inside" if text.startswith("cannot identify") else text or type(error).__name__

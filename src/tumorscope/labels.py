@@ -1,0 +1,27 @@
+"""The four classes: order, display names and the folder names they go by. Plain data, read by everything else."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class: `name` as in folders and files, `display` for people, `aliases` seen in archives."""
+
+    name: str
+    display: str
+    aliases: tuple[str, ...] = ()
+
+
+#: In the order of the Kaggle folders; index in this tuple = integer label everywhere.
+LABELS = (
+    Label("glioma", "Glioma", ("glioma_tumor", "gliomas")),
+    Label("meningioma", "Meningioma", ("meningioma_tumor", "meningiomas")),
+    Label("notumor", "No tumour", ("no_tumor", "no", "healthy", "normal", "no_tumour", "notumour")),
+    Label("pituitary", "Pituitary tumour", ("pituitary_tumor", "pituitary_tumour")),
+)
+CLASSES = tuple(label.name for label in LABELS)
+INDEX = {name: i for i, name in enumerate(CLASSES)}
+NO_TUMOUR = INDEX["notumor"]
+
+#: Folder name (lower case) to class name, aliases included.
+BY_FOLDER = {alias: label.name for label in LABELS for alias in (label.name, *label.aliases)}

@@ -1,0 +1,204 @@
+"""Protocols: how to split. One idea: a fold is three index sets and a proof that they share nothing they must not.
+
+`official` is the split as published and carries its leak figures; `clean`, `picture-cv`, `patient-cv` and `external` are
+proven apart, and nothing turns the proof off. Validation parts obey the same grouping as test parts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from tumorscope.errors import DataNotFound, SplitLeak
+
+FOLDS = 5
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split: rows of the catalogue's table, sorted, int64.
+
+    leak : for `official`, the numbers of test slices that are in training again, by kind; empty where a proof holds
+    """
+
+    protocol: str
+    index: int
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    leak: dict[str, int] = field(default_factory=dict)
+
+
+def folds(protocol: str, table: pd.DataFrame, seed: int) -> list[Fold]:
+    """The folds of `protocol` over a catalogue's table; the same seed gives the same folds.
+
+    Raises `DataNotFound` where the table lacks what the protocol needs, `SplitLeak` where the proof fails.
+    """
+    try:
+        make = PROTOCOLS[protocol]
+    except KeyError:
+        raise DataNotFound(f"protocol {protocol}: unknown. Choose one of {', '.join(PROTOCOLS)}.") from None
+    made = make(table, seed)
+    for fold in made:
+        prove(fold, table)
+    return made
+
+
+def prove(fold: Fold, table: pd.DataFrame) -> None:
+    """Raise `SplitLeak`, naming the slices, unless no slice and nothing that the protocol keeps apart is on two sides."""
+    parts = {"training": fold.train, "validation": fold.validation, "test": fold.test}
+    for column in KEPT_APART[fold.protocol]:
+        keys = pd.Series(np.arange(len(table)) if column == "slice" else _known(table[column]), index=table.index)
+        for one, other in (("training", "validation"), ("training", "test"), ("validation", "test")):
+            left, right = keys.iloc[parts[one]].dropna(), keys.iloc[parts[other]].dropna()
+            shared = right[right.isin(left)]
+            if len(shared):
+                slices = ", ".join(table["path"].iloc[shared.index[:5]])
+                raise SplitLeak(
+                    f"{fold.protocol}, fold {fold.index}: {len(shared)} {other} slices share their {column} with {one}: "
+                    f"{slices}{', ...' if len(shared) > 5 else ''}"
+                )
+
+
+def leaks(table: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
+    """Test slices that are in training again: by bytes, by pixels, by picture (mirrors too), by patient; and the rest.
+
+    What the table does not know (no picture or patient ids at all) is left out of the answer.
+    """
+    seen = {}
+    for name, column in (("bytes", "sha256"), ("pixels", "pixels_sha256"), ("picture", "picture"), ("patient", "patient")):
+        keys = pd.Series(_known(table[column]))
+        if keys.notna().any():
+            seen[name] = keys.iloc[test].isin(keys.iloc[train].dropna()).to_numpy() & keys.iloc[test].notna().to_numpy()
+    counts = {name: int(mask.sum()) for name, mask in seen.items()}
+    return {"test": len(test), **counts, "none": int((~np.logical_or.reduce(list(seen.values()))).sum())}
+
+
+def groups(table: pd.DataFrame, by_patient: bool) -> np.ndarray:
+    """Group of every slice: its picture, joined with all else of the same patient where known. int64 (n,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    _need_pictures(table)
+    keys = [table["picture"].to_numpy()] + ([table["patient"].to_numpy()] if by_patient else [])
+    rows, columns, width = [], [], 0
+    for key in keys:
+        codes, names = pd.factorize(key)
+        known = np.flatnonzero(key != "")
+        rows.append(known)
+        columns.append(width + codes[known])
+        width += len(names)
+    row, column = np.concatenate(rows), np.concatenate(columns) + len(table)
+    graph = coo_array((np.ones(len(row), bool), (row, column)), shape=(len(table) + width,) * 2)
+    return connected_components(graph, directed=False)[1][: len(table)].astype(np.int64)
+
+
+def one_per_picture(table: pd.DataFrame) -> np.ndarray:
+    """Rows of the first slice of every picture; pictures under two labels are left out, since either may be wrong."""
+    _need_pictures(table)
+    labels = table.groupby("picture")["label"].transform("nunique")
+    return np.flatnonzero(~table["picture"].duplicated() & (labels == 1))
+
+
+def _official(table: pd.DataFrame, seed: int) -> list[Fold]:
+    from sklearn.model_selection import train_test_split
+
+    training, test = _published(table)
+    train, validation = train_test_split(
+        training, test_size=VALIDATION_SHARE, random_state=seed, stratify=table["label"].iloc[training]
+    )
+    return [Fold("official", 0, np.sort(train), np.sort(validation), test, leaks(table, train, test))]
+
+
+def _clean(table: pd.DataFrame, seed: int) -> list[Fold]:
+    training, test = _published(table)
+    by_picture = groups(table, by_patient=False)
+    test = test[~np.isin(by_picture[test], by_picture[training])]
+    if not len(test):
+        raise DataNotFound("clean: every test slice is a training picture again; nothing is left to score.")
+    train, validation = _hold_out(training, table, by_picture, seed)
+    return [Fold("clean", 0, train, validation, test)]
+
+
+def _cross_validation(name: str, by_patient: bool) -> Callable[[pd.DataFrame, int], list[Fold]]:
+    def make(table: pd.DataFrame, seed: int) -> list[Fold]:
+        rows = one_per_picture(table)
+        group = groups(table, by_patient)
+        made = []
+        for index, (rest, test) in enumerate(_grouped(rows, table, group, seed)):
+            train, validation = _hold_out(rest, table, group, seed)
+            made.append(Fold(name, index, train, validation, test))
+        return made
+
+    return make
+
+
+def _external(table: pd.DataFrame, seed: int) -> list[Fold]:
+    """Train on the slices marked "train", test on those of other sources marked "test"; shared pictures and patients go."""
+    training, test = _published(table)
+    group = groups(table, by_patient=True)
+    test = test[~np.isin(group[test], group[training])]
+    if not len(test):
+        raise DataNotFound("external: every slice of the external set is in the training set already.")
+    train, validation = _hold_out(training, table, group, seed)
+    return [Fold("external", 0, train, validation, test)]
+
+
+def _grouped(rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stratified grouped folds of `rows`: (rest, held out), each sorted."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(np.unique(group[rows]))
+    if count < FOLDS:
+        raise DataNotFound(f"{count} groups of slices for {FOLDS} folds; at least {FOLDS} patients or pictures are needed.")
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    labels = table["label"].to_numpy()[rows]
+    return [(rows[np.sort(rest)], rows[np.sort(held)]) for rest, held in splitter.split(rows, labels, group[rows])]
+
+
+def _hold_out(rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A fifth of the groups of `rows` as validation."""
+    return _grouped(rows, table, group, seed)[0]
+
+
+def _published(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    training, test = (np.flatnonzero(table["split"] == name) for name in ("train", "test"))
+    if not len(training) or not len(test):
+        raise DataNotFound(
+            f"{len(training)} training and {len(test)} test slices: this set has no published split. "
+            "Use --protocol patient-cv or picture-cv."
+        )
+    return training, test
+
+
+def _need_pictures(table: pd.DataFrame) -> None:
+    unknown = int((table["picture"] == "").sum())
+    if unknown:
+        raise DataNotFound(f"{unknown} slices have no picture id yet; run `tumorscope audit` on the data first.")
+
+
+def _known(column: pd.Series) -> np.ndarray:
+    """Values as objects with unknown ones as None, so that two unknowns never count as the same."""
+    values = column.to_numpy(dtype=object).copy()
+    values[values == ""] = None
+    return values
+
+
+#: Protocol to the function that makes its folds.
+PROTOCOLS: dict[str, Callable[[pd.DataFrame, int], list[Fold]]] = {
+    "official": _official,
+    "clean": _clean,
+    "picture-cv": _cross_validation("picture-cv", by_patient=False),
+    "patient-cv": _cross_validation("patient-cv", by_patient=True),
+    "external": _external,
+}
+#: What may not be on two sides, by protocol.
+KEPT_APART = {
+    "official": ("slice",),
+    "clean": ("slice", "picture"),
+    "picture-cv": ("slice", "picture"),
+    "patient-cv": ("slice", "picture", "patient"),
+    "external": ("slice", "picture", "patient"),
+}

@@ -1,0 +1,91 @@
+"""Checkpoints as safetensors: tensors by name, everything else as JSON in the header. No pickle is written or read."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tumorscope.files import replacing
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class State:
+    """Everything that changes from epoch to epoch, so that a run can go on as if it had never stopped.
+
+    epoch : epochs finished
+    generator : draws order and augmentation, on the CPU
+    best : weights at the lowest validation loss, where early stopping keeps them
+    """
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    epoch: int = 0
+    best: Weights = field(default_factory=dict)
+    best_loss: float = float("inf")
+    waited: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_checkpoint(path: Path, state: State) -> None:
+    """Write `state` and the global random states of CPU and CUDA, atomically."""
+    tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in state.best.items()}
+    optimiser = state.optimiser.state_dict()
+    for index, slots in optimiser["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    tensors |= {"random.order": state.generator.get_state(), "random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    plain = {name: getattr(state, name) for name in ("epoch", "best_loss", "waited", "history")}
+    save_weights(path, tensors, {"state": json.dumps(plain), "groups": json.dumps(optimiser["param_groups"])})
+
+
+def load_checkpoint(path: Path, state: State) -> None:
+    """Bring `state` and the global random states to what `path` holds."""
+    tensors, header = _read(path)
+    state.network.load_state_dict(_below(tensors, "network."))
+    state.best = _below(tensors, "best.")
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, "optimiser.").items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = value
+    state.optimiser.load_state_dict({"state": slots, "param_groups": json.loads(header["groups"])})
+    state.generator.set_state(tensors["random.order"])
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    for name, value in json.loads(header["state"]).items():
+        setattr(state, name, value)
+
+
+def save_weights(path: Path, tensors: Weights, header: dict[str, str]) -> None:
+    """Write tensors and a header of strings as safetensors, atomically."""
+    with replacing(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, temporary, header)
+
+
+def load_weights(path: Path) -> Weights:
+    """Tensors of a safetensors file, on the CPU."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Weights, dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def _below(tensors: Weights, prefix: str) -> Weights:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def copy_weights(network: nn.Module) -> dict[str, Any]:
+    """The network's weights as they are now, detached from it."""
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

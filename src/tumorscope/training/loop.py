@@ -1,0 +1,230 @@
+"""The training loop: one recipe on one fold. Data lie on the device as uint8; whole batches are indexed and augmented there."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from tumorscope.config import Recipe
+from tumorscope.errors import TumorscopeError
+from tumorscope.models.registry import build
+from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
+from tumorscope.training.losses import make_loss
+from tumorscope.training.schedules import rate
+from tumorscope.transforms.augment import apply, draw
+from tumorscope.transforms.oversample import oversample
+
+#: Slices that are scored at once; a memory limit, no setting.
+SCORING_BATCH = 512
+Epoch = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Slices on the device: images uint8 (n, 1, s, s), labels int64 (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray, device: torch.device) -> "Part":
+        """From uint8 (n, s, s) and int64 (n,)."""
+        return cls(torch.from_numpy(np.array(images)[:, None]).to(device), torch.from_numpy(np.array(labels)).to(device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Scaler(nn.Module):
+    """uint8 grey to the network's float input; statistics come from the training part and travel with the weights."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, normalise: str, training: Tensor | None = None) -> None:
+        super().__init__()
+        mean, deviation = 0.0, 255.0
+        if normalise == "standard" and training is not None:
+            values = training.float()
+            mean, deviation = float(values.mean()), float(values.std())
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("deviation", torch.tensor(deviation))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 of the same shape, channels last in memory."""
+        return ((images.float() - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
+
+
+class SliceNetwork(nn.Module):
+    """Scaler and network in one: what is trained, stored and run."""
+
+    def __init__(self, recipe: Recipe, training: Tensor | None = None) -> None:
+        super().__init__()
+        self.scale = Scaler(recipe.input.normalise, training)
+        self.network = build(recipe.model, recipe.input.size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255."""
+        return self.network(self.scale(images))
+
+
+def fit(
+    recipe: Recipe,
+    seed: int,
+    training: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    *,
+    fabric: Fabric,
+    checkpoint: Path | None = None,
+    report: Callable[[Epoch], None] = lambda _: None,
+    after_epoch: Callable[[int, nn.Module], None] = lambda *_: None,
+) -> tuple[nn.Module, list[Epoch]]:
+    """Train `recipe` and give the network to be used (the best one under early stopping) and its history.
+
+    training, validation : images uint8 (n, s, s) and labels int64 (n,)
+    checkpoint : file written after every epoch; where it exists training goes on from it
+    report : called with each epoch's row; after_epoch : with the epoch and the network, for analyses
+    """
+    with _reproducible(seed, recipe.training.threads, fabric.device):
+        train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device)
+        held_out = Part.of(*validation, fabric.device)
+        module = SliceNetwork(recipe, train.images)
+        state = State(module, _optimiser(recipe, module, fabric), torch.Generator().manual_seed(seed))
+        wrapped, optimiser = fabric.setup(module, state.optimiser)
+        if checkpoint and checkpoint.exists():
+            load_checkpoint(checkpoint, state)
+        while not _finished(state, recipe):
+            row = _epoch(recipe, state, wrapped, optimiser, train, held_out, fabric)
+            if checkpoint and fabric.is_global_zero:
+                save_checkpoint(checkpoint, state)
+            report(row)
+            after_epoch(state.epoch, module)
+        if state.best:
+            module.load_state_dict(state.best)
+        return module.eval(), state.history
+
+
+def predict(module: nn.Module, images: Tensor, mirror_average: bool = False) -> Tensor:
+    """Probabilities float32 (n, classes) of uint8 images (n, 1, s, s); the mean over slice and mirror if asked for."""
+    with torch.inference_mode():
+        batches = [module(batch).softmax(1) for batch in images.split(SCORING_BATCH)]
+        probabilities = torch.cat(batches)
+        if mirror_average:
+            mirrored = [module(batch.flip(3)).softmax(1) for batch in images.split(SCORING_BATCH)]
+            probabilities = (probabilities + torch.cat(mirrored)) / 2
+    return probabilities.cpu()
+
+
+def _epoch(
+    recipe: Recipe, state: State, wrapped: nn.Module, optimiser: torch.optim.Optimizer, train: Part, val: Part, fabric: Fabric
+) -> Epoch:
+    """One pass over the training part, then the validation part; brings `state` up to date and gives the history row."""
+    started = time.perf_counter()
+    train_loss, train_accuracy = _pass(recipe, state, wrapped, optimiser, train, fabric)
+    val_loss, val_accuracy = _validate(recipe, state.network, val)
+    state.epoch += 1
+    _keep_best(state, val_loss, recipe)
+    row = {
+        **{"epoch": state.epoch, "train_loss": train_loss, "train_accuracy": train_accuracy, "val_loss": val_loss},
+        **{"val_accuracy": val_accuracy, "learning_rate": optimiser.param_groups[0]["lr"]},
+        "seconds": time.perf_counter() - started,
+    }
+    state.history.append(row)
+    return row
+
+
+def _pass(
+    recipe: Recipe, state: State, wrapped: nn.Module, optimiser: torch.optim.Optimizer, train: Part, fabric: Fabric
+) -> tuple[float, float]:
+    """Every training slice once, in random order; mean loss and accuracy as seen on the way."""
+    state.network.train()
+    loss_of = make_loss(recipe.loss)
+    batches = list(_batches(len(train), recipe.training.batch_size, state.generator, fabric))
+    total = torch.zeros((), device=fabric.device)
+    right = torch.zeros((), device=fabric.device)
+    seen = 0
+    for index, rows in enumerate(batches):
+        step, steps = state.epoch * len(batches) + index, recipe.training.epochs * len(batches)
+        for group in optimiser.param_groups:
+            group["lr"] = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps)
+        images, labels = train.images[rows], train.labels[rows]
+        drawn = draw(recipe.augment, len(rows), state.generator)
+        logits = wrapped(apply(images.float(), drawn) if drawn else images)
+        loss = loss_of(logits, labels)
+        optimiser.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimiser.step()
+        seen += len(rows)
+        total += loss.detach() * len(rows)
+        right += (logits.detach().argmax(1) == labels).sum()
+    if not torch.isfinite(total):
+        raise TumorscopeError(
+            f"{recipe.name}: the loss became {float(total)} in epoch {state.epoch + 1}; lower optimiser.learning_rate "
+            f"(now {recipe.optimiser.learning_rate:g})."
+        )
+    return float(total) / seen, float(right) / seen
+
+
+def _batches(count: int, size: int, generator: torch.Generator, fabric: Fabric) -> Iterator[Tensor]:
+    """Row indices of each batch, shuffled; under several devices each takes its equal share of every batch."""
+    order = torch.randperm(count, generator=generator)
+    if missing := -count % fabric.world_size:
+        order = torch.cat([order, order[:missing]])
+    for batch in order.split(max(1, size // fabric.world_size) * fabric.world_size):
+        yield batch[fabric.global_rank :: fabric.world_size].to(fabric.device)
+
+
+def _validate(recipe: Recipe, module: nn.Module, part: Part) -> tuple[float, float]:
+    """Mean loss and accuracy over a part, without dropout."""
+    loss_of, total, right = make_loss(recipe.loss), 0.0, 0
+    module.eval()
+    with torch.inference_mode():
+        for images, labels in zip(part.images.split(SCORING_BATCH), part.labels.split(SCORING_BATCH), strict=True):
+            logits = module(images)
+            total += float(loss_of(logits, labels)) * len(labels)
+            right += int((logits.argmax(1) == labels).sum())
+    return total / len(part), right / len(part)
+
+
+def _keep_best(state: State, val_loss: float, recipe: Recipe) -> None:
+    if not recipe.early_stopping.patience:
+        return
+    if val_loss < state.best_loss:
+        state.best_loss, state.waited, state.best = val_loss, 0, copy_weights(state.network)
+    else:
+        state.waited += 1
+
+
+def _finished(state: State, recipe: Recipe) -> bool:
+    patience = recipe.early_stopping.patience
+    return state.epoch >= recipe.training.epochs or bool(patience and state.waited >= patience)
+
+
+def _optimiser(recipe: Recipe, module: nn.Module, fabric: Fabric) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if recipe.optimiser.name == "adamw" else torch.optim.Adam
+    module.to(fabric.device)
+    return kind(
+        module.parameters(), lr=recipe.optimiser.learning_rate, weight_decay=recipe.optimiser.weight_decay, fused=True
+    )
+
+
+@contextmanager
+def _reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
+    """Same seed, same result: deterministic kernels, a fixed number of threads; the caller's settings come back after."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        # A few CUDA kernels have no deterministic form; there a warning is the honest answer.
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0])
+            torch.set_num_threads(before[1])
