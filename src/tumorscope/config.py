@@ -172,7 +172,9 @@ def _read(name: str) -> tuple[str, str]:
             raise RecipeError(f"{name}: {error}") from error
     if name in shipped_recipes():
         return f"{name}.toml", (resources.files("tumorscope") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    raise RecipeError(f"{name}: no such recipe. Shipped: {', '.join(shipped_recipes())}; or give the path of a .toml file.")
+    raise RecipeError(
+        f"{name}: no such recipe. Shipped: {', '.join(shipped_recipes())}; or give the path of a .toml file."
+    )
 
 
 def _put(content: dict[str, Any], key: str, value: Any, where: str) -> None:

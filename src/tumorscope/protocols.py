@@ -68,7 +68,12 @@ def leaks(table: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> dict[str,
     What the table does not know (no picture or patient ids at all) is left out of the answer.
     """
     seen = {}
-    for name, column in (("bytes", "sha256"), ("pixels", "pixels_sha256"), ("picture", "picture"), ("patient", "patient")):
+    for name, column in (
+        ("bytes", "sha256"),
+        ("pixels", "pixels_sha256"),
+        ("picture", "picture"),
+        ("patient", "patient"),
+    ):
         keys = pd.Series(_known(table[column]))
         if keys.notna().any():
             seen[name] = keys.iloc[test].isin(keys.iloc[train].dropna()).to_numpy() & keys.iloc[test].notna().to_numpy()
@@ -109,7 +114,7 @@ def _official(table: pd.DataFrame, seed: int) -> list[Fold]:
     train, validation = train_test_split(
         training, test_size=VALIDATION_SHARE, random_state=seed, stratify=table["label"].iloc[training]
     )
-    return [Fold("official", 0, np.sort(train), np.sort(validation), test, leaks(table, train, test))]
+    return [Fold("official", 0, np.sort(train), np.sort(validation), test, leaks(table, training, test))]
 
 
 def _clean(table: pd.DataFrame, seed: int) -> list[Fold]:
@@ -146,13 +151,17 @@ def _external(table: pd.DataFrame, seed: int) -> list[Fold]:
     return [Fold("external", 0, train, validation, test)]
 
 
-def _grouped(rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _grouped(
+    rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Stratified grouped folds of `rows`: (rest, held out), each sorted."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     count = len(np.unique(group[rows]))
     if count < FOLDS:
-        raise DataNotFound(f"{count} groups of slices for {FOLDS} folds; at least {FOLDS} patients or pictures are needed.")
+        raise DataNotFound(
+            f"{count} groups of slices for {FOLDS} folds; at least {FOLDS} patients or pictures are needed."
+        )
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     labels = table["label"].to_numpy()[rows]
     return [(rows[np.sort(rest)], rows[np.sort(held)]) for rest, held in splitter.split(rows, labels, group[rows])]

@@ -59,7 +59,9 @@ def _decode(catalogue: Catalogue, size: int, progress: Progress | None) -> np.nd
             raise InputRejected(table["path"][row], outcome, "was readable when catalogued", "Import the data again.")
         facts, images = outcome
         if facts["sha256"] != table["sha256"][row]:
-            raise InputRejected(table["path"][row], "other bytes", "changed since it was catalogued", "Import it again.")
+            raise InputRejected(
+                table["path"][row], "other bytes", "changed since it was catalogued", "Import it again."
+            )
         array[row] = images[0]
         if progress and (row % 50 == 49 or row + 1 == len(table)):
             progress(row + 1, len(table))

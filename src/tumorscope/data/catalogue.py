@@ -94,7 +94,12 @@ def _open(folder: Path, origin: Path) -> Catalogue:
     text = dict.fromkeys(("path", "label", "split", "source", "patient", "picture", "mask", "plane", "reason"), str)
     read = partial(pd.read_csv, keep_default_na=False, na_values={"quantisation": [""]}, dtype=text)
     return Catalogue(
-        card["name"], read(folder / "catalogue.csv"), read(folder / "rejected.csv"), folder, origin, tuple(card["notices"])
+        card["name"],
+        read(folder / "catalogue.csv"),
+        read(folder / "rejected.csv"),
+        folder,
+        origin,
+        tuple(card["notices"]),
     )
 
 
@@ -150,7 +155,10 @@ def _scan(
                 kept.append(image)
         if progress and (done % 50 == 0 or done == len(planned)):
             progress(done, len(planned))
-    stacked = [np.stack(kept) if kept else np.empty((0, size, size), np.uint8) for kept, size in zip(pixels, sizes, strict=True)]
+    stacked = [
+        np.stack(kept) if kept else np.empty((0, size, size), np.uint8)
+        for kept, size in zip(pixels, sizes, strict=True)
+    ]
     return rows, rejected, stacked
 
 
@@ -193,7 +201,10 @@ def _read(item: Planned, sizes: tuple[int, ...]) -> Outcome:
     facts: dict[str, object] = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
-        **{name: getattr(image, name) for name in ("pixels_sha256", "width", "height", "mode", "format", "quantisation")},
+        **{
+            name: getattr(image, name)
+            for name in ("pixels_sha256", "width", "height", "mode", "format", "quantisation")
+        },
     }
     return facts, [shrink(image.grey, size) for size in sizes]
 

@@ -65,7 +65,11 @@ def shrink(grey: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 (height, width) to (size, size) by area averaging, sides stretched as the student report did."""
     if grey.shape == (size, size):
         return grey
-    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BOX if _larger(grey, size) else Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(grey).resize(
+            (size, size), Image.Resampling.BOX if _larger(grey, size) else Image.Resampling.BILINEAR
+        )
+    )
 
 
 def _larger(grey: np.ndarray, size: int) -> bool:

@@ -53,7 +53,9 @@ class Layout:
         """Our folder names and aliases, replaced by `classes` where given; raises `InputRejected` for an unknown class."""
         for folder, name in (classes or {}).items():
             if name not in CLASSES:
-                raise InputRejected("class", f"{folder}={name}", f"one of {', '.join(CLASSES)}", "Map it to one of these.")
+                raise InputRejected(
+                    "class", f"{folder}={name}", f"one of {', '.join(CLASSES)}", "Map it to one of these."
+                )
         mapping = {folder.lower(): name for folder, name in classes.items()} if classes else BY_FOLDER
         return cls(tuple(sorted(mapping.items())))
 
@@ -68,9 +70,7 @@ def plan(source: Source, layout: Layout) -> tuple[list[Planned], tuple[str, ...]
         if label is None or PurePosixPath(member.name).suffix.lower() not in ENDINGS:
             others += member.name not in extra.known
             continue
-        planned.append(
-            Planned(member, label, _split(member.name), source.path.stem, **extra.rows.get(member.name, {}))
-        )
+        planned.append(Planned(member, label, _split(member.name), source.path.stem, **extra.rows.get(member.name, {})))
     return planned, tuple(_notices(planned, others, classes))
 
 
@@ -106,6 +106,8 @@ def _metadata(source: Source) -> _Metadata:
         return _Metadata({}, frozenset())
     reader = csv.DictReader(io.StringIO(source.read("metadata.csv").decode("utf-8-sig", "replace")))
     rows = {
-        row["path"]: {key: row.get(key) or "" for key in ("patient", "plane", "mask")} for row in reader if row.get("path")
+        row["path"]: {key: row.get(key) or "" for key in ("patient", "plane", "mask")}
+        for row in reader
+        if row.get("path")
     }
     return _Metadata(rows, frozenset({"metadata.csv", *(row["mask"] for row in rows.values())}))

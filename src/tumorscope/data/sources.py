@@ -50,7 +50,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if place.is_dir():
         return FolderSource(place.resolve())
     if not place.exists():
-        raise DataNotFound(f"{place}: no such file or folder. Give the path of a zip archive or of a folder of classes.")
+        raise DataNotFound(
+            f"{place}: no such file or folder. Give the path of a zip archive or of a folder of classes."
+        )
     if not zipfile.is_zipfile(place):
         raise InputRejected(
             str(place), f"{place.stat().st_size:,} bytes", "not a zip archive", "Give a .zip archive or a folder."
@@ -117,7 +119,9 @@ class FolderSource:
         try:
             return file.read_bytes()
         except OSError as error:
-            raise InputRejected(name, error.strerror or "unreadable", "must be readable", "Check permissions.") from error
+            raise InputRejected(
+                name, error.strerror or "unreadable", "must be readable", "Check permissions."
+            ) from error
 
 
 class ZipSource:
@@ -146,7 +150,9 @@ class ZipSource:
             with self._zip.open(name) as stream:
                 content = stream.read(MAX_FILE_BYTES + 1)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:
-            raise InputRejected(name, str(error), "damaged, encrypted or of an unknown compression", "Repack it.") from error
+            raise InputRejected(
+                name, str(error), "damaged, encrypted or of an unknown compression", "Repack it."
+            ) from error
         except Exception as error:  # zlib.error, lzma.LZMAError: each codec has its own
             raise InputRejected(name, str(error), "damaged in the archive", "Download it again.") from error
         if len(content) > MAX_FILE_BYTES:

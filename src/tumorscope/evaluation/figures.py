@@ -1,7 +1,7 @@
 """The figures of a report, each a function from plain data to a matplotlib `Figure`.
 
-All are about 5 inches wide with text of 9 points and more, so that one fills a phone and two stand side by side on a
-page. Class colours are from Okabe and Ito's palette, told apart with colour-blindness and, by their dashes, in grey print.
+Most are 4.4 inches wide with text of 9 points and more, so that one fills a phone and two stand side by side on a
+page. Class colours are of Okabe and Ito's palette: told apart with colour-blindness and, by their dashes, in grey.
 """
 
 import io
@@ -22,19 +22,20 @@ from sklearn.metrics import roc_curve
 from tumorscope.evaluation.scores import auc_of, calibration_bins, calibration_error, probability_of, truth_of
 from tumorscope.evaluation.student_report import REFERENCE_LINES
 from tumorscope.files import write_bytes
-from tumorscope.labels import CLASSES, INDEX, LABELS
+from tumorscope.labels import CLASSES
 
 #: One colour a class, in class order, used by every figure and by the page.
 PALETTE = {"glioma": "#D55E00", "meningioma": "#0072B2", "notumor": "#4D4D4D", "pituitary": "#CC79A7"}
 #: Names short enough for a tick.
 SHORT = {"glioma": "Glioma", "meningioma": "Meningioma", "notumor": "No tumour", "pituitary": "Pituitary"}
 DPI = 150
+#: A reliability bar of fewer slices than this is drawn pale.
+FEW = 10
 
-_DISPLAY = {label.name: label.display for label in LABELS}
 _DASHES = dict(zip(CLASSES, ("-", (0, (6, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))), strict=True))
-_INK, _MUTED, _TRAIN, _VALIDATION = "#1F2933", "#7B8794", "#9AA5B1", "#0072B2"
-_WIDTH = 5.2
-_STYLE: dict[str, Any] = {
+_INK, _MUTED, _GREY, _VALIDATION = "#1F2933", "#7B8794", "#9AA5B1", "#0072B2"
+_WIDTH = 4.4
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -76,7 +77,7 @@ def class_distribution(table: pd.DataFrame) -> Figure:
     """Slices of each class in each split; `table` is a catalogue table (columns `label` and `split`)."""
     splits = [split for split in ("train", "test", "") if (table["split"] == split).any()]
     titles = {"train": "Training", "test": "Testing", "": "No split given"}
-    figure = Figure(figsize=(_WIDTH, 0.6 + 1.7 * len(splits)))
+    figure = Figure(figsize=(_WIDTH, 0.6 + 1.6 * len(splits)))
     panels = np.atleast_1d(figure.subplots(len(splits), sharex=True))
     for axes, split in zip(panels, splits, strict=True):
         counts = table.loc[table["split"] == split, "label"].value_counts().reindex(CLASSES, fill_value=0)
@@ -84,7 +85,7 @@ def class_distribution(table: pd.DataFrame) -> Figure:
         axes.bar_label(bars, [f"{count:,} ({count / counts.sum():.0%})" for count in counts], padding=4, fontsize=9)
         axes.set_title(f"{titles[split]}: {counts.sum():,} slices")
         axes.invert_yaxis()
-        axes.margins(x=0.28)
+        axes.margins(x=0.35)
     panels[-1].set_xlabel("slices")
     return figure
 
@@ -99,9 +100,9 @@ def sample_grid(images: NDArray[np.uint8], labels: Sequence[str]) -> Figure:
 def mistakes_grid(
     images: NDArray[np.uint8], true: Sequence[str], predicted: Sequence[str], probability: Sequence[float]
 ) -> Figure:
-    """Wrongly answered slices `images` (k, s, s): what each is, what was said, and how surely."""
+    """Wrongly answered slices `images` (k, s, s): what each is, what was said, and the probability given to that."""
     rows = zip(true, predicted, probability, strict=True)
-    return _grid(images, [(f"is {SHORT[t]}\nsaid {SHORT[p]}\nat {q:.0%}", _INK) for t, p, q in rows])
+    return _grid(images, [(f"{SHORT[t]}\n→ {SHORT[p]}\n{q:.0%}", _INK) for t, p, q in rows])
 
 
 @_styled
@@ -110,9 +111,9 @@ def curves(histories: Sequence[pd.DataFrame], title: str) -> Figure:
 
     Columns `epoch`, `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy`; a column of NaN is left out.
     """
-    figure = Figure(figsize=(_WIDTH, 5.4))
+    figure = Figure(figsize=(_WIDTH, 4.8))
     loss, accuracy = figure.subplots(2, sharex=True)
-    parts = (("train", "training", _TRAIN, (0, (4, 1.5))), ("val", "validation", _VALIDATION, "-"))
+    parts = (("train", "training", _MUTED, (0, (4, 1.5))), ("val", "validation", _VALIDATION, "-"))
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         for part, label, colour, dash in parts:
             _lines(axes, histories, f"{part}_{name}", color=colour, linestyle=dash, label=label)
@@ -131,7 +132,7 @@ def confusion(matrix: NDArray[np.int64] | Sequence[Sequence[int]], title: str) -
     """Confusion matrix (4, 4), rows true and columns said: counts, with each row's shares, which set the shade."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(_WIDTH, 4.3))
+    figure = Figure(figsize=(_WIDTH, 3.9))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
@@ -151,7 +152,7 @@ def confusion(matrix: NDArray[np.int64] | Sequence[Sequence[int]], title: str) -
 def roc(predictions: pd.DataFrame, title: str) -> Figure:
     """One-vs-rest ROC curve and its area for every class that is there and is not all there is."""
     truth, probability = truth_of(predictions), probability_of(predictions)
-    figure = Figure(figsize=(_WIDTH, 4.3))
+    figure = Figure(figsize=(_WIDTH, 3.9))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8, label="chance 0.500")
     for k, name in enumerate(CLASSES):
@@ -169,20 +170,24 @@ def roc(predictions: pd.DataFrame, title: str) -> Figure:
 
 @_styled
 def reliability(predictions: pd.DataFrame, title: str = "Reliability") -> Figure:
-    """Share right against the probability given, in 15 bins, over a histogram of the probabilities given."""
+    """Share right against the probability given, in 15 bins, over a histogram of the probabilities given.
+
+    A bar of fewer than `FEW` slices is pale.
+    """
     truth, probability = truth_of(predictions), probability_of(predictions)
     confidence, correct = probability.max(axis=1), probability.argmax(axis=1) == truth
     count, accuracy, _ = calibration_bins(confidence, correct)
     edges = np.linspace(0, 1, len(count) + 1)
-    figure = Figure(figsize=(_WIDTH, 5.4))
+    figure = Figure(figsize=(_WIDTH, 4.8))
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    above.bar(edges[:-1], np.nan_to_num(accuracy), 1 / len(count), align="edge", color="#7FB2D6", edgecolor="white")
+    colours = np.where(count < FEW, "#D3E4F0", "#7FB2D6").tolist()
+    above.bar(edges[:-1], np.nan_to_num(accuracy), 1 / len(count), align="edge", color=colours, edgecolor="white")
     above.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=1, label="as sure as right")
     above.set(ylabel="share right", ylim=(0, 1), xlim=(0, 1))
-    above.legend(loc="upper left")
     above.set_title(f"{title}, calibration error {calibration_error(confidence, correct):.3f}")
-    below.bar(edges[:-1], count, 1 / len(count), align="edge", color=_TRAIN, edgecolor="white")
+    below.bar(edges[:-1], count, 1 / len(count), align="edge", color=_GREY, edgecolor="white")
     below.set(xlabel="probability of the answer given", ylabel="slices")
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -192,7 +197,7 @@ def epoch_curve(table: pd.DataFrame, references: Mapping[str, float] = REFERENCE
 
     Columns `epoch`, `seed`, `test_accuracy`, `val_accuracy`; `references` are drawn as labelled lines.
     """
-    figure = Figure(figsize=(_WIDTH * 1.3, 4.3))
+    figure = Figure(figsize=(_WIDTH * 1.3, 3.9))
     axes = figure.subplots()
     for column, label, colour, dash in (
         ("test_accuracy", "test", PALETTE["glioma"], "-"),
@@ -203,15 +208,13 @@ def epoch_curve(table: pd.DataFrame, references: Mapping[str, float] = REFERENCE
         axes.fill_between(runs.index, runs["min"], runs["max"], color=colour, alpha=0.15, linewidth=0)
     for label, value in references.items():
         axes.axhline(value, color=_MUTED, linewidth=1)
-        axes.annotate(
-            f"{label} {value:.4f}", (1, value), (-4, 3), "axes fraction", textcoords="offset points",
-            xycoords=axes.get_yaxis_transform(), ha="right", fontsize=9, color=_MUTED,
-        )  # fmt: skip
+        place: Any = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+        axes.text(0.99, value - 0.003, f"{label} {value:.4f}", fontsize=9, **place)
     axes.set(xlabel="epochs trained", ylabel="accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -233,13 +236,13 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 def _grid(images: NDArray[np.uint8], titles: Sequence[tuple[str, str]], columns: int = 5) -> Figure:
     rows = max(1, -(-len(images) // columns))
     lines = max((title.count("\n") + 1 for title, _ in titles), default=1)
-    figure = Figure(figsize=(_WIDTH * 1.2, rows * (1.2 + 0.17 * lines)))
+    figure = Figure(figsize=(_WIDTH * 1.2, rows * (1.06 + 0.18 * lines)))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
     for axes, image, (title, colour) in zip(panels, images, titles, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=9, fontweight="normal", loc="center", color=colour, pad=3)
+        axes.set_title(title, fontsize=9.5, fontweight="normal", loc="center", color=colour, pad=3)
     return figure
 
 

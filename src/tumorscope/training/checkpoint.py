@@ -69,7 +69,9 @@ def load_checkpoint(path: Path, state: State) -> None:
 def save_weights(path: Path, tensors: Weights, header: dict[str, str]) -> None:
     """Write tensors and a header of strings as safetensors, atomically."""
     with replacing(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, temporary, header)
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, temporary, header
+        )
 
 
 def load_weights(path: Path) -> Weights:

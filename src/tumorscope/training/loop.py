@@ -35,7 +35,9 @@ class Part:
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray, device: torch.device) -> "Part":
         """From uint8 (n, s, s) and int64 (n,)."""
-        return cls(torch.from_numpy(np.array(images)[:, None]).to(device), torch.from_numpy(np.array(labels)).to(device))
+        return cls(
+            torch.from_numpy(np.array(images)[:, None]).to(device), torch.from_numpy(np.array(labels)).to(device)
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,7 +124,13 @@ def predict(module: nn.Module, images: Tensor, mirror_average: bool = False) -> 
 
 
 def _epoch(
-    recipe: Recipe, state: State, wrapped: nn.Module, optimiser: torch.optim.Optimizer, train: Part, val: Part, fabric: Fabric
+    recipe: Recipe,
+    state: State,
+    wrapped: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    train: Part,
+    val: Part,
+    fabric: Fabric,
 ) -> Epoch:
     """One pass over the training part, then the validation part; brings `state` up to date and gives the history row."""
     started = time.perf_counter()

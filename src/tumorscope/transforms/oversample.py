@@ -6,7 +6,9 @@ from tumorscope.config import Imbalance
 from tumorscope.labels import INDEX
 
 
-def oversample(images: np.ndarray, labels: np.ndarray, imbalance: Imbalance, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def oversample(
+    images: np.ndarray, labels: np.ndarray, imbalance: Imbalance, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Training slices with synthetic ones appended. images uint8 (n, s, s), labels int64 (n,), both of the training part only.
 
     Synthetic slices lie between a slice and one of its nearest neighbours of the same class (SMOTE, Chawla et al. 2002, by

@@ -1,0 +1,107 @@
+"""What several verbs share: options, progress and the way to a catalogue."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tumorscope.errors import TumorscopeError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from tumorscope.data.catalogue import Catalogue
+    from tumorscope.training.runs import Event
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Zip archive or folder. Else $TUMORSCOPE_DATA, a download, or the phantom set."),
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders go to.")]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option("--classes", help="folder=class for other people's folder names, for example no=notumor. Repeatable."),
+]
+
+
+def class_mapping(pairs: list[str] | None) -> dict[str, str] | None:
+    """`["no=notumor"]` to a mapping; None where nothing is given."""
+    if not pairs:
+        return None
+    for pair in pairs:
+        if "=" not in pair:
+            raise TumorscopeError(f"--classes {pair}: expected folder=class, for example no=notumor")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def say(message: str) -> None:
+    """A line for people, on standard error, so that standard output stays for results."""
+    typer.echo(message, err=True)
+
+
+def open_catalogue(path: Path | None, classes: list[str] | None = None, sizes: tuple[int, ...] = (30,)) -> "Catalogue":
+    """Find the data and catalogue them, with progress; says what was left out and why."""
+    from tumorscope.data.catalogue import load_catalogue
+    from tumorscope.data.locate import find_data
+
+    found = find_data(path, say)
+    with counting("Reading slices") as progress:
+        catalogue = load_catalogue(found, classes=class_mapping(classes), sizes=sizes, progress=progress)
+    for notice in catalogue.notices:
+        say(f"Note: {notice}")
+    if len(catalogue.rejected):
+        first = catalogue.rejected.iloc[0]
+        say(
+            f"Left out: {len(catalogue.rejected)} files, listed with reasons in {catalogue.folder / 'rejected.csv'}; "
+            f"the first: {first['path']}: {first['reason']}"
+        )
+    return catalogue
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar fed with (done, all); nothing appears for work that has nothing to do."""
+    with _bars("{task.completed:.0f}/{task.total:.0f}") as bars:
+        task: list[TaskID] = []
+
+        def update(done: int, total: int) -> None:
+            if not task:
+                task.append(bars.add_task(title, total=total))
+            bars.update(task[0], completed=done)
+
+        yield update
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[["Event"], None]]:
+    """A bar a fold with epoch, losses, validation accuracy and time left; a line for each fold that is done."""
+    with _bars("{task.completed:.0f}/{task.total:.0f} epochs {task.fields[scores]}") as bars:
+        tasks: dict[tuple[str, int], TaskID] = {}
+
+        def update(event: "Event") -> None:
+            key = (event.run, event.fold)
+            name = f"{event.run} fold {event.fold}"
+            if key not in tasks:
+                tasks[key] = bars.add_task(name, total=event.epochs, scores="")
+            if event.row:
+                scores = "train loss {train_loss:.4f}, val loss {val_loss:.4f}, val accuracy {val_accuracy:.4f}"
+                bars.update(tasks[key], completed=event.row["epoch"], scores=scores.format(**event.row))
+            else:
+                task = next(task for task in bars.tasks if task.id == tasks[key])
+                bars.print(f"{name}: {task.completed:.0f} epochs, {task.fields['scores']}", highlight=False)
+                bars.remove_task(tasks.pop(key))
+
+        yield update
+
+
+@contextmanager
+def _bars(detail: str) -> Iterator["Progress"]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn(detail), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield bars

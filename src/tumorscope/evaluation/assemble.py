@@ -1,0 +1,111 @@
+"""Gather what the report shows from run folders and the catalogue they were made on."""
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tumorscope.config import load_recipe
+from tumorscope.data.cache import pixels
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.evaluation.evaluate import by_model, comparison_rows, leak_notes
+from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
+from tumorscope.evaluation.scores import worst_mistakes
+from tumorscope.labels import CLASSES
+from tumorscope.models.registry import build, layer_table
+from tumorscope.training.runs import environment, read_predictions
+
+#: Slices shown as samples and as worst mistakes, and the resolution they are shown at.
+SHOWN, SHOWN_SIZE = 15, 128
+
+
+def report_of(
+    runs: Sequence[Path],
+    catalogue: Catalogue,
+    folder: Path,
+    *,
+    epochs: pd.DataFrame | None = None,
+    notices: Sequence[str] = (),
+) -> Path:
+    """Write the report of finished runs into `folder` and give the page's path."""
+    report = Report(
+        title=f"tumorscope: {catalogue.name}",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        data=data_facts(catalogue),
+        environment=environment(),
+        models=[_section(several, catalogue) for several in by_model(runs).values()],
+        comparison=comparison_rows(runs, reported=is_report_data(catalogue)),
+        notices=[*notices, *catalogue.notices, *leak_notes(runs)],
+        classes=catalogue.table,
+        samples=_samples(catalogue),
+        epochs=epochs,
+    )
+    return write_report(folder, report)
+
+
+def is_report_data(catalogue: Catalogue) -> bool:
+    """Whether this is the Kaggle set that the student report used, by its published counts."""
+    return catalogue.table["split"].value_counts().to_dict() == {"train": 5712, "test": 1311}
+
+
+def data_facts(catalogue: Catalogue) -> dict[str, Any]:
+    """Counts of the catalogue, for report and `data info`."""
+    table = catalogue.table
+    sides = table[["width", "height"]]
+    return {
+        "name": catalogue.name,
+        "slices": len(table),
+        "files left out": len(catalogue.rejected),
+        "training slices": int((table["split"] == "train").sum()),
+        "test slices": int((table["split"] == "test").sum()),
+        "different sizes": len(sides.drop_duplicates()),
+        "smallest and largest side": f"{sides.min().min()} and {sides.max().max()} px",
+        "patients known": int(table.loc[table["patient"] != "", "patient"].nunique()),
+        "digest": catalogue.digest,
+    }
+
+
+def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSection:
+    """One model under one protocol from the scores of its seeds; pictures and curves from the first."""
+    first = several[0]["run"]
+    recipe = load_recipe(first / "recipe.toml")
+    predictions = read_predictions(first)
+    histories = [pd.read_csv(file) for one in several for file in sorted(one["run"].glob("fold-*/history.csv"))]
+    layers = layer_table(build(recipe.model, recipe.input.size), recipe.input.size)
+    return ModelSection(
+        name=recipe.name,
+        layers=[(layer.name, " x ".join(map(str, layer.output)), layer.parameters) for layer in layers],
+        recipe=recipe.toml(),
+        histories=histories,
+        scores={part: [one[part] for one in several] for part in PARTS},
+        predictions={part: predictions[predictions["part"] == part] for part in PARTS},
+        intervals={part: several[0][part]["intervals"] for part in PARTS},
+        seconds=float(sum(history["seconds"].sum() for history in histories)),
+        protocol=json.loads((first / "environment.json").read_text())["protocol"],
+        mistakes=_mistakes(predictions[predictions["part"] == "test"], catalogue),
+    )
+
+
+def _samples(catalogue: Catalogue) -> Samples:
+    """Slices of every class in turn, drawn with a fixed seed."""
+    random = np.random.default_rng(0)
+    labels = catalogue.table["label"].to_numpy()
+    drawn = {name: list(random.permutation(np.flatnonzero(labels == name))) for name in CLASSES}
+    rows = []
+    while len(rows) < min(SHOWN, len(labels)):
+        rows += [several.pop() for several in drawn.values() if several]
+    rows = rows[:SHOWN]
+    return Samples(pixels(catalogue, SHOWN_SIZE)[rows], list(labels[rows]))
+
+
+def _mistakes(test: pd.DataFrame, catalogue: Catalogue) -> Mistakes | None:
+    worst = worst_mistakes(test, SHOWN)
+    if worst.empty:
+        return None
+    place = pd.Series(np.arange(len(catalogue.table)), index=catalogue.table["path"])
+    images = pixels(catalogue, SHOWN_SIZE)[place[worst["path"]].to_numpy()]
+    return Mistakes(images, list(worst["label"]), list(worst["predicted"]), list(worst["probability"]))

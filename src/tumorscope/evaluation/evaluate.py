@@ -1,0 +1,98 @@
+"""From predictions to scores.json: every score with its interval, its counts and the memoriser's beside it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tumorscope.errors import DataNotFound
+from tumorscope.evaluation.intervals import bootstrap
+from tumorscope.evaluation.report import PARTS, Row, comparison_row
+from tumorscope.evaluation.scores import flat, score
+from tumorscope.files import write_json
+from tumorscope.training.runs import read_predictions
+
+#: Scores that get a bootstrap interval.
+WITH_INTERVAL = ("accuracy", "balanced_accuracy", "f1_weighted", "f1_macro")
+
+
+def evaluate_run(run: Path) -> dict[str, Any]:
+    """Scores of a run folder by part ("validation", "test"), made from its predictions alone and written to scores.json.
+
+    Raises `DataNotFound` where the folder holds no finished run.
+    """
+    if not (run / "predictions.csv").exists():
+        raise DataNotFound(f"{run}: no predictions.csv; give the folder of a finished run, or finish it with --resume.")
+    predictions = read_predictions(run)
+    facts = _facts(run)
+    scores = {**facts, **{part: _part(predictions[predictions["part"] == part]) for part in PARTS}}
+    floor = memoriser_of(run)
+    if floor is not None:
+        scores["memoriser"] = {part: flat(score(floor[floor["part"] == part])) for part in PARTS}
+    write_json(run / "scores.json", scores)
+    return scores
+
+
+def memoriser_of(run: Path) -> pd.DataFrame | None:
+    """The memoriser's predictions under the run's protocol and seed, where they lie beside it."""
+    facts = _facts(run)
+    folder = run.parent / f"memoriser-{facts['protocol']}-s{facts['seed']}"
+    return read_predictions(folder) if (folder / "predictions.csv").exists() else None
+
+
+def _part(predictions: pd.DataFrame) -> dict[str, Any]:
+    return {**score(predictions), "intervals": bootstrap(predictions, metrics=WITH_INTERVAL)}
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    environment = json.loads((run / "environment.json").read_text())
+    facts = {name: environment[name] for name in ("protocol", "seed", "leak")}
+    return {"recipe": environment["recipe"]["name"], **facts}
+
+
+def by_model(runs: Sequence[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Scores of the runs by (recipe, protocol), each a list over seeds with its folder under "run"."""
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        scores = evaluate_run(run)
+        grouped.setdefault((scores["recipe"], scores["protocol"]), []).append({**scores, "run": run})
+    return grouped
+
+
+def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
+    """A row for each recipe, protocol and part: mean and deviation over seeds, interval of the first seed, memoriser.
+
+    reported : put the student report's figures beside ours; only where the runs are on its data
+    """
+    rows = []
+    for (recipe, protocol), several in by_model(runs).items():
+        for part in PARTS:
+            floors = [one["memoriser"][part]["accuracy"] for one in several if "memoriser" in one]
+            row = comparison_row(
+                recipe,
+                protocol,
+                part,
+                [one[part] for one in several],
+                several[0][part]["intervals"],
+                sum(floors) / len(floors) if floors else None,
+                None if reported else {},
+            )
+            rows.append(row)
+    return rows
+
+
+def leak_notes(runs: Sequence[Path]) -> list[str]:
+    """A sentence for each protocol whose test slices are in training again."""
+    notes = {}
+    for (_, protocol), several in by_model(runs).items():
+        for leak in several[0]["leak"]:
+            again = ", ".join(
+                f"{leak[kind]} by {kind}" for kind in ("bytes", "pixels", "picture", "patient") if kind in leak
+            )
+            notes[protocol] = (
+                f"Leak in {protocol}: of {leak['test']} test slices, training and validation hold again: {again}. "
+                f"{leak['none']} are new to them."
+            )
+    return list(notes.values())

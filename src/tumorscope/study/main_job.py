@@ -1,0 +1,31 @@
+"""The main job: both networks of the student report, scored beside the memoriser, and the report of it all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tumorscope.api import train
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.evaluation.assemble import is_report_data, report_of
+from tumorscope.study.epochs import epoch_curve
+from tumorscope.training.runs import Report
+
+PHANTOM_NOTICE = "These slices are drawn, not patients: the scores say that the tool works, and nothing of real slices."
+
+
+def run_main_job(
+    catalogue: Catalogue, recipes: Sequence[str], seeds: Sequence[int], runs: Path, out: Path, report: Report
+) -> Path:
+    """Train `recipes` under a protocol that the data allow, go on where an earlier call stopped, and write the report."""
+    protocol = "official" if (catalogue.table["split"] == "test").any() else "picture-cv"
+    folders = [
+        folder
+        for recipe in recipes
+        for folder in train(recipe, catalogue, protocol, seeds, runs=runs, resume=True, report=report)
+    ]
+    notices = [PHANTOM_NOTICE] if catalogue.name == "phantom" else []
+    epochs: pd.DataFrame | None = None
+    if is_report_data(catalogue):
+        epochs = epoch_curve(catalogue, seeds, runs / "epochs.csv")
+    return report_of(folders, catalogue, out, epochs=epochs, notices=notices)
