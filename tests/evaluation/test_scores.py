@@ -219,6 +219,6 @@ def test_summary_over_seeds():
 
 def test_worst_mistakes_come_surest_first():
     worst = worst_mistakes(table(EIGHT), count=2)
-    assert worst[["label", "said"]].to_numpy().tolist() == [["glioma", "meningioma"], ["meningioma", "glioma"]]
+    assert worst[["label", "predicted"]].to_numpy().tolist() == [["glioma", "meningioma"], ["meningioma", "glioma"]]
     assert worst["probability"].tolist() == [0.5, 0.5]
     assert len(worst_mistakes(table(EIGHT))) == 3

@@ -92,11 +92,14 @@ def _slug(path: Path) -> str:
 def _open(folder: Path, origin: Path) -> Catalogue:
     card = json.loads((folder / "card.json").read_text())
     text = dict.fromkeys(("path", "label", "split", "source", "patient", "picture", "mask", "plane", "reason"), str)
-    read = partial(pd.read_csv, keep_default_na=False, na_values={"quantisation": [""]}, dtype=text)
+
+    def read(file: str) -> pd.DataFrame:
+        return pd.read_csv(folder / file, keep_default_na=False, na_values={"quantisation": [""]}, dtype=text)
+
     return Catalogue(
         card["name"],
-        read(folder / "catalogue.csv"),
-        read(folder / "rejected.csv"),
+        read("catalogue.csv"),
+        read("rejected.csv"),
         folder,
         origin,
         tuple(card["notices"]),

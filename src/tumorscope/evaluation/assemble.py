@@ -12,7 +12,7 @@ import pandas as pd
 from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.evaluation.evaluate import by_model, comparison_rows, leak_notes
+from tumorscope.evaluation.evaluate import by_model, comparison_rows, leak_notes, pooled_intervals
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
 from tumorscope.evaluation.scores import worst_mistakes
 from tumorscope.labels import CLASSES
@@ -83,7 +83,7 @@ def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSectio
         histories=histories,
         scores={part: [one[part] for one in several] for part in PARTS},
         predictions={part: predictions[predictions["part"] == part] for part in PARTS},
-        intervals={part: several[0][part]["intervals"] for part in PARTS},
+        intervals={part: pooled_intervals([one["run"] for one in several], part) for part in PARTS},
         seconds=float(sum(history["seconds"].sum() for history in histories)),
         protocol=json.loads((first / "environment.json").read_text())["protocol"],
         mistakes=_mistakes(predictions[predictions["part"] == "test"], catalogue),
@@ -95,7 +95,7 @@ def _samples(catalogue: Catalogue) -> Samples:
     random = np.random.default_rng(0)
     labels = catalogue.table["label"].to_numpy()
     drawn = {name: list(random.permutation(np.flatnonzero(labels == name))) for name in CLASSES}
-    rows = []
+    rows: list[int] = []
     while len(rows) < min(SHOWN, len(labels)):
         rows += [several.pop() for several in drawn.values() if several]
     rows = rows[:SHOWN]

@@ -9,13 +9,10 @@ import pandas as pd
 
 from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.intervals import bootstrap
-from tumorscope.evaluation.report import PARTS, Row, comparison_row
+from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row
 from tumorscope.evaluation.scores import flat, score
 from tumorscope.files import write_json
 from tumorscope.training.runs import read_predictions
-
-#: Scores that get a bootstrap interval.
-WITH_INTERVAL = ("accuracy", "balanced_accuracy", "f1_weighted", "f1_macro")
 
 
 def evaluate_run(run: Path) -> dict[str, Any]:
@@ -43,7 +40,7 @@ def memoriser_of(run: Path) -> pd.DataFrame | None:
 
 
 def _part(predictions: pd.DataFrame) -> dict[str, Any]:
-    return {**score(predictions), "intervals": bootstrap(predictions, metrics=WITH_INTERVAL)}
+    return {**score(predictions), "intervals": bootstrap(predictions)}
 
 
 def _facts(run: Path) -> dict[str, Any]:
@@ -62,7 +59,7 @@ def by_model(runs: Sequence[Path]) -> dict[tuple[str, str], list[dict[str, Any]]
 
 
 def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
-    """A row for each recipe, protocol and part: mean and deviation over seeds, interval of the first seed, memoriser.
+    """A row for each recipe, protocol and part: mean and deviation over seeds, interval over patients of all seeds, memoriser.
 
     reported : put the student report's figures beside ours; only where the runs are on its data
     """
@@ -75,12 +72,18 @@ def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
                 protocol,
                 part,
                 [one[part] for one in several],
-                several[0][part]["intervals"],
+                pooled_intervals([one["run"] for one in several], part),
                 sum(floors) / len(floors) if floors else None,
                 None if reported else {},
             )
             rows.append(row)
     return rows
+
+
+def pooled_intervals(runs: Sequence[Path], part: str) -> dict[str, Interval]:
+    """95 % intervals around the mean over seeds: patients (else pictures) are resampled with all their predictions."""
+    pooled = pd.concat([read_predictions(run) for run in runs], ignore_index=True)
+    return bootstrap(pooled[pooled["part"] == part])
 
 
 def leak_notes(runs: Sequence[Path]) -> list[str]:

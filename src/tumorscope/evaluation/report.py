@@ -142,6 +142,7 @@ def write_report(folder: Path, report: Report) -> Path:
         classes=CLASSES,
         display=figures.SHORT,
         metrics=_PER_CLASS,
+        rows={(row["model"], row["protocol"], row["part"]): row for row in report.comparison},
         about=_about(report, drawn),
         models=[(section, _of_model(section, drawn, slug)) for section, slug in _slugs(report.models)],
         mistakes=[(section, _of_mistakes(section, drawn, slug)) for section, slug in _slugs(report.models)],
@@ -304,12 +305,17 @@ def _plain_model(section: ModelSection) -> dict[str, Any]:
 def _template() -> Any:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "facts": _facts, "summary": summarise, "clock": _clock}
-    environment.globals["reported"] = student_report.reported
+    environment.tests["known"] = _is_known
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+def _is_known(value: Any) -> bool:
+    """Whether a number is there: not missing, not None, not NaN."""
+    return isinstance(value, int | float) and value == value
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" if _is_known(value) else "–"
 
 
 def _percent(value: float) -> str:

@@ -108,11 +108,11 @@ def calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int 
 def worst_mistakes(predictions: pd.DataFrame, count: int = 15) -> pd.DataFrame:
     """The wrong answers given with the highest probability, worst first.
 
-    Rows of `predictions` (index kept) with the further columns `said` (class name) and `probability` of that answer.
+    Rows of `predictions` (index kept) with the further columns `predicted` (class name) and `probability` of that answer.
     """
     truth, probability = truth_of(predictions), probability_of(predictions)
     said = probability.argmax(axis=1)
-    table = predictions.assign(said=np.array(CLASSES)[said], probability=probability.max(axis=1))
+    table = predictions.assign(predicted=np.array(CLASSES)[said], probability=probability.max(axis=1))
     return table[said != truth].sort_values("probability", ascending=False, kind="stable").head(count)
 
 

@@ -38,7 +38,8 @@ def build(model: Model, size: int, classes: int = len(CLASSES)) -> nn.Module:
     _load()
     if model.name not in _BUILDERS:
         raise RecipeError(f"model.name: {model.name!r} is unknown; allowed: {', '.join(model_names())}")
-    return _BUILDERS[model.name](model, size, classes).to(memory_format=torch.channels_last)
+    network = _BUILDERS[model.name](model, size, classes)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,7 @@ def load_checkpoint(path: Path, state: State) -> None:
     tensors, header = _read(path)
     state.network.load_state_dict(_below(tensors, "network."))
     state.best = _below(tensors, "best.")
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below(tensors, "optimiser.").items():
-        index, _, slot = name.partition(".")
-        slots.setdefault(int(index), {})[slot] = value
+    slots = _slots(_below(tensors, "optimiser."), state.optimiser)
     state.optimiser.load_state_dict({"state": slots, "param_groups": json.loads(header["groups"])})
     state.generator.set_state(tensors["random.order"])
     torch.set_rng_state(tensors["random.cpu"])
@@ -82,6 +79,20 @@ def load_weights(path: Path) -> Weights:
 def _read(path: Path) -> tuple[Weights, dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def _slots(tensors: Weights, optimiser: torch.optim.Optimizer) -> dict[int, Weights]:
+    """The optimiser's tensors by parameter, each laid out in memory as its parameter is.
+
+    Files keep row order; the fused optimisers step through memory and would pair the values of a channels-last weight wrongly.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    slots: dict[int, Weights] = {}
+    for name, value in tensors.items():
+        index, _, slot = name.partition(".")
+        laid_out = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
+        slots.setdefault(int(index), {})[slot] = laid_out
+    return slots
 
 
 def _below(tensors: Weights, prefix: str) -> Weights:
