@@ -5,10 +5,10 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tumorscope.errors import RecipeError
 from tumorscope.labels import CLASSES
@@ -18,7 +18,7 @@ assert ClassName.__args__ == CLASSES  # type: ignore[attr-defined]  # a Literal 
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Input(_Part):
@@ -32,7 +32,8 @@ class Model(_Part):
     """A registered network and its own parameters."""
 
     name: str
-    filters: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    # Not strict, since TOML has lists only; what is in them still is.
+    filters: Annotated[tuple[Annotated[int, Field(ge=1, le=4096, strict=True)], ...], Field(strict=False)] = ()
     convolutions: Annotated[int, Field(ge=1, le=4)] = 1
     dense: Annotated[int, Field(ge=1, le=8192)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -53,6 +54,12 @@ class Imbalance(_Part):
     neighbours: Annotated[int, Field(ge=1, le=50)] = 5
     targets: dict[ClassName, Target] = {}
 
+    @model_validator(mode="after")
+    def _names_a_class(self) -> Self:
+        if self.method == "smote" and not self.targets:
+            raise ValueError("smote without targets changes nothing; name a class, as in [imbalance.targets.glioma]")
+        return self
+
 
 class Loss(_Part):
     """Cross-entropy, or softmax focal loss (Lin et al. 2017) with focusing `gamma` and scalar weight `alpha`."""
@@ -61,6 +68,12 @@ class Loss(_Part):
     gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
     alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _smooths_cross_entropy(self) -> Self:
+        if self.name == "focal" and self.label_smoothing:
+            raise ValueError("label_smoothing goes with cross_entropy only, and is 0 for focal")
+        return self
 
 
 class Optimiser(_Part):
@@ -116,6 +129,13 @@ class Recipe(_Part):
     augment: Augment = Augment()
     early_stopping: EarlyStopping = EarlyStopping()
     training: Training = Training()
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_memoriser(cls, name: str) -> str:
+        if name.startswith("memoriser"):
+            raise ValueError("names that begin with memoriser are kept for the memoriser's own folders")
+        return name
 
     def toml(self) -> str:
         """The recipe as TOML, every field spelled out."""
@@ -188,12 +208,18 @@ def _put(content: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 def _explain(where: str, item: Any) -> str:
     """One line: file, key, what is wrong, what is allowed."""
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] != "extra_forbidden":
-        return f"{where}: {key}: {item['msg']}, not {item['input']!r}"
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    if item["type"] == "extra_forbidden":
+        return f"{where}: {key}: unknown key; allowed here: {', '.join(_keys(item['loc'][:-1]))}"
+    if item["type"] in ("missing", "value_error"):
+        return f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {key}: {item['msg']}, not {item['input']!r}"
+
+
+def _keys(place: tuple[str | int, ...]) -> list[str]:
+    """Keys that the schema knows at `place`, for example ("imbalance", "targets", "glioma")."""
     part: Any = Recipe
-    for name in item["loc"][:-1]:
+    for name in place:
         field = getattr(part, "model_fields", {}).get(name)
-        part = field.annotation if field else None
-    allowed = ", ".join(getattr(part, "model_fields", {}))
-    return f"{where}: {key}: unknown key; allowed here: {allowed}"
+        part = field.annotation if field else get_args(part)[-1]  # a key of our own in a dict: go to its values
+    return list(part.model_fields)

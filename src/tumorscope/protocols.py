@@ -4,13 +4,14 @@
 proven apart, and nothing turns the proof off. Validation parts obey the same grouping as test parts.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from tumorscope.errors import DataNotFound, SplitLeak
+from tumorscope.errors import DataNotFound, InputRejected, SplitLeak
 
 FOLDS = 5
 VALIDATION_SHARE = 0.2
@@ -34,8 +35,11 @@ class Fold:
 def folds(protocol: str, table: pd.DataFrame, seed: int) -> list[Fold]:
     """The folds of `protocol` over a catalogue's table; the same seed gives the same folds.
 
-    Raises `DataNotFound` where the table lacks what the protocol needs, `SplitLeak` where the proof fails.
+    Raises `DataNotFound` where the table lacks what the protocol needs, `SplitLeak` where the proof fails and
+    `InputRejected` for a seed outside 0 to 2^32 - 1.
     """
+    if not 0 <= seed < 2**32:
+        raise InputRejected("seed", seed, "from 0 to 4294967295", "Choose another.")
     try:
         make = PROTOCOLS[protocol]
     except KeyError:
@@ -46,11 +50,20 @@ def folds(protocol: str, table: pd.DataFrame, seed: int) -> list[Fold]:
     return made
 
 
+def digest(made: Sequence[Fold], table: pd.DataFrame) -> str:
+    """16 hex digits over every fold's rows and the labels: what answers made on these folds are bound to."""
+    hashed = hashlib.sha256("\n".join(table["label"]).encode())
+    for fold in made:
+        for rows in (fold.train, fold.validation, fold.test):
+            hashed.update(f"|{len(rows)}|".encode() + rows.astype("<i8").tobytes())
+    return hashed.hexdigest()[:16]
+
+
 def prove(fold: Fold, table: pd.DataFrame) -> None:
     """Raise `SplitLeak`, naming the slices, unless no slice and nothing that the protocol keeps apart is on two sides."""
     parts = {"training": fold.train, "validation": fold.validation, "test": fold.test}
     for column in KEPT_APART[fold.protocol]:
-        keys = pd.Series(np.arange(len(table)) if column == "slice" else _known(table[column]), index=table.index)
+        keys = pd.Series(np.arange(len(table)) if column == "slice" else _known(table[column]))
         for one, other in (("training", "validation"), ("training", "test"), ("validation", "test")):
             left, right = keys.iloc[parts[one]].dropna(), keys.iloc[parts[other]].dropna()
             shared = right[right.isin(left)]
@@ -78,7 +91,8 @@ def leaks(table: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> dict[str,
         if keys.notna().any():
             seen[name] = keys.iloc[test].isin(keys.iloc[train].dropna()).to_numpy() & keys.iloc[test].notna().to_numpy()
     counts = {name: int(mask.sum()) for name, mask in seen.items()}
-    return {"test": len(test), **counts, "none": int((~np.logical_or.reduce(list(seen.values()))).sum())}
+    again = np.logical_or.reduce([np.zeros(len(test), bool), *seen.values()])
+    return {"test": len(test), **counts, "none": int((~again).sum())}
 
 
 def groups(table: pd.DataFrame, by_patient: bool) -> np.ndarray:
@@ -91,7 +105,7 @@ def groups(table: pd.DataFrame, by_patient: bool) -> np.ndarray:
     rows, columns, width = [], [], 0
     for key in keys:
         codes, names = pd.factorize(key)
-        known = np.flatnonzero(key != "")
+        known = np.flatnonzero(~pd.isna(key) & (key != ""))
         rows.append(known)
         columns.append(width + codes[known])
         width += len(names)
@@ -111,9 +125,11 @@ def _official(table: pd.DataFrame, seed: int) -> list[Fold]:
     from sklearn.model_selection import train_test_split
 
     training, test = _published(table)
-    train, validation = train_test_split(
-        training, test_size=VALIDATION_SHARE, random_state=seed, stratify=table["label"].iloc[training]
-    )
+    labels = table["label"].iloc[training]
+    try:
+        train, validation = train_test_split(training, test_size=VALIDATION_SHARE, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise DataNotFound(f"official: {len(training)} training slices are too few to hold a fifth out: {error}") from None
     return [Fold("official", 0, np.sort(train), np.sort(validation), test, leaks(table, training, test))]
 
 
@@ -132,7 +148,7 @@ def _cross_validation(name: str, by_patient: bool) -> Callable[[pd.DataFrame, in
         rows = one_per_picture(table)
         group = groups(table, by_patient)
         made = []
-        for index, (rest, test) in enumerate(_grouped(rows, table, group, seed)):
+        for index, (rest, test) in enumerate(_grouped(rows, table, group, seed, "folds")):
             train, validation = _hold_out(rest, table, group, seed)
             made.append(Fold(name, index, train, validation, test))
         return made
@@ -152,24 +168,25 @@ def _external(table: pd.DataFrame, seed: int) -> list[Fold]:
 
 
 def _grouped(
-    rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int
+    rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int, purpose: str
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Stratified grouped folds of `rows`: (rest, held out), each sorted."""
+    """Stratified grouped folds of `rows`: (rest, held out), each sorted; `purpose` is what they are for, in errors."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = len(np.unique(group[rows]))
-    if count < FOLDS:
+    labels = table["label"].iloc[rows].to_numpy()
+    count, largest = len(np.unique(group[rows])), max(np.unique(labels, return_counts=True)[1], default=0)
+    if min(count, largest) < FOLDS:
         raise DataNotFound(
-            f"{count} groups of slices for {FOLDS} folds; at least {FOLDS} patients or pictures are needed."
+            f"{len(rows)} slices of {count} patients or pictures, {largest} of the largest class, are too few for "
+            f"{purpose}; at least {FOLDS} of each are needed. Add data or use --protocol official."
         )
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    labels = table["label"].to_numpy()[rows]
     return [(rows[np.sort(rest)], rows[np.sort(held)]) for rest, held in splitter.split(rows, labels, group[rows])]
 
 
 def _hold_out(rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A fifth of the groups of `rows` as validation."""
-    return _grouped(rows, table, group, seed)[0]
+    return _grouped(rows, table, group, seed, "training and validation parts")[0]
 
 
 def _published(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +200,7 @@ def _published(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _need_pictures(table: pd.DataFrame) -> None:
-    unknown = int((table["picture"] == "").sum())
+    unknown = int((table["picture"].isna() | (table["picture"] == "")).sum())
     if unknown:
         raise DataNotFound(f"{unknown} slices have no picture id yet; run `tumorscope audit` on the data first.")
 

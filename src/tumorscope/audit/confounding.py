@@ -22,7 +22,7 @@ from tumorscope import home
 from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.scores import flat, score
-from tumorscope.labels import CLASSES, LABELS, NO_TUMOUR
+from tumorscope.labels import CLASSES, NO_TUMOUR
 from tumorscope.protocols import Fold, folds
 
 #: Cue to what it is in words. The first eight are facts of the file, the others of the frame around the anatomy.
@@ -71,22 +71,30 @@ class Confounding:
     meaning: tuple[str, ...]
 
 
-def confounding(table: pd.DataFrame, images: NDArray[np.uint8], seed: int = 0) -> Confounding:
+def confounding(
+    table: pd.DataFrame, images: NDArray[np.uint8], collection: "pd.Series[str] | None" = None, seed: int = 0
+) -> Confounding:
     """Measure it on a catalogue's table with pictures; `images` is its pixel cache, uint8 (n, s, s).
+
+    collection : where each slice was taken from, where more is known of it than the column `source` says
 
     Raises `DataNotFound` where there are too few classes, pictures or patients for five folds.
     """
     if table["label"].nunique() < 2:
-        raise DataNotFound(f"confounding: one class only ({', '.join(table['label'].unique())}); nothing to tell apart.")
+        raise DataNotFound(
+            f"confounding: one class only ({', '.join(table['label'].unique())}); nothing to tell apart."
+        )
     facts = cues(table, images)
     split = folds("patient-cv", table, seed)
     scores = pd.DataFrame([*_of_sets(facts, table, split, seed), *_of_cues(facts, table, split)])
     chance = _chance(table)
-    by_collection = collections(table)
+    by_collection = collections(table["source"] if collection is None else collection, table["label"])
     own = own_storage(table)
-    verdict = _verdict(scores.iloc[0], table, by_collection)
+    verdict = _verdict(scores.iloc[0], by_collection)
     meaning = in_words(verdict, scores.iloc[0], chance, by_collection, own)
-    return Confounding(scores, chance, by_collection, own, sum(len(fold.test) for fold in split), verdict, tuple(meaning))
+    return Confounding(
+        scores, chance, by_collection, own, sum(len(fold.test) for fold in split), verdict, tuple(meaning)
+    )
 
 
 def cues(table: pd.DataFrame, images: NDArray[np.uint8]) -> pd.DataFrame:
@@ -112,10 +120,9 @@ def cues(table: pd.DataFrame, images: NDArray[np.uint8]) -> pd.DataFrame:
     return pd.DataFrame(facts, index=table.index)[list(CUES)].astype(float)
 
 
-def collections(table: pd.DataFrame) -> pd.DataFrame:
-    """Slices of every class in every collection: a row a value of `source`, a column a class."""
-    counts = table.groupby(["source", "label"]).size().unstack(fill_value=0)
-    return counts.reindex(columns=list(CLASSES), fill_value=0).rename_axis(columns=None)
+def collections(collection: "pd.Series[str]", label: "pd.Series[str]") -> pd.DataFrame:
+    """Slices of every class in every collection: a row a collection, a column a class."""
+    return pd.crosstab(collection, label).reindex(columns=list(CLASSES), fill_value=0).rename_axis(columns=None)
 
 
 def own_storage(table: pd.DataFrame) -> dict[str, float]:
@@ -182,19 +189,87 @@ def _chance(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _verdict(all_cues: "pd.Series[Any]", table: pd.DataFrame, by_collection: pd.DataFrame) -> str:
+def _verdict(all_cues: "pd.Series[Any]", by_collection: pd.DataFrame) -> str:
     """Whether presence scores of this set can be trusted; see `Confounding`."""
-    if len({name == CLASSES[NO_TUMOUR] for name in table["label"]}) < 2:
+    if np.isnan(all_cues["presence_auc"]):
         return "unknown"
     if not _both(by_collection).any():
         return "confounded"
-    low = all_cues["presence_auc_low"]
-    if all_cues["presence_auc"] < low or np.isnan(low):
-        low = all_cues["presence_auc"]
+    low = np.nan_to_num(all_cues["presence_auc_low"], nan=all_cues["presence_auc"])
     return "confounded" if low >= CONFOUNDED else "partly" if low >= PARTLY else "not found"
 
 
 def _both(by_collection: pd.DataFrame) -> "pd.Series[bool]":
-    """Collections that hold tumours and tumour-free slices."""
+    """Which collections hold tumours and tumour-free slices."""
     healthy = by_collection[CLASSES[NO_TUMOUR]]
     return (healthy > 0) & (by_collection.sum(axis=1) > healthy)
+
+
+def in_words(
+    verdict: str,
+    all_cues: "pd.Series[Any]",
+    chance: dict[str, float],
+    by_collection: pd.DataFrame,
+    own: dict[str, float],
+) -> list[str]:
+    """What the figures mean for specificity and for type, in plain sentences."""
+    if verdict == "unknown":
+        return [
+            "Without both tumour and tumour-free slices, presence (a tumour or none) cannot be scored here.",
+            *_type_in_words(all_cues, chance),
+        ]
+    measured = (
+        f"From file and frame alone, without any anatomy, tumour is told from no tumour with an AUC of "
+        f"{all_cues['presence_auc']:.3f} (0.5 is chance)."
+    )
+    return [measured, *_collections_in_words(by_collection, own), MEANING[verdict], *_type_in_words(all_cues, chance)]
+
+
+#: What each verdict means for the question "a tumour or none".
+MEANING = {
+    "confounded": (
+        "So specificity, sensitivity and presence AUC measured on this set say how well its collections can be told apart. A "
+        "model may get them all right without knowing what a tumour looks like, and no split of this set can show it. Score "
+        "presence on another set, where one collection holds both tumour and tumour-free slices."
+    ),
+    "partly": (
+        "So a part of any presence score (specificity, sensitivity, AUC) measured on this set may come from how the slices were "
+        "made and stored. Check presence on another set, where one collection holds both tumour and tumour-free slices."
+    ),
+    "not found": (
+        "So these cues do not give tumour or none away. That is no proof: cues in the anatomy itself (plane, age, "
+        "scanner) are not looked at."
+    ),
+}
+
+
+def _collections_in_words(by_collection: pd.DataFrame, own: dict[str, float]) -> list[str]:
+    """Who comes from where, as far as it is known."""
+    healthy = CLASSES[NO_TUMOUR]
+    said = []
+    if len(by_collection) > 1 and not _both(by_collection).any():
+        said.append("No collection holds both: every tumour-free slice comes from another collection than the tumours.")
+    elif len(by_collection) > 1:
+        one_sided = by_collection.index[~_both(by_collection)]
+        said += [_one_sided(str(name), by_collection.loc[name]) for name in one_sided]
+    if own[healthy] >= 0.5:
+        said.append(
+            f"{own[healthy]:.0%} of the tumour-free slices are stored (format, colour, size, JPEG table) as no tumour slice "
+            "of this set is: they were not made the same way, and most likely come from another collection."
+        )
+    return said
+
+
+def _one_sided(name: str, counts: "pd.Series[int]") -> str:
+    total, healthy = int(counts.sum()), int(counts[CLASSES[NO_TUMOUR]])
+    return f"Of the {total:,} slices of {name} {'every one is' if healthy else 'none is'} tumour-free."
+
+
+def _type_in_words(all_cues: "pd.Series[Any]", chance: dict[str, float]) -> list[str]:
+    low, floor = all_cues["type_balanced_accuracy_low"], chance["type_balanced_accuracy"]
+    if not low > floor:
+        return []
+    return [
+        f"Which tumour it is can be told from the same cues with a balanced accuracy of {all_cues['type_balanced_accuracy']:.3f} "
+        f"(chance {floor:.3f}): read scores for type against that, not against chance."
+    ]

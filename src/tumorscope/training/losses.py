@@ -23,4 +23,6 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float = 1.0)
     of gradient moments, in which a constant factor cancels.
     """
     log_p = F.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
-    return -(alpha * torch.pow(1 - log_p.exp(), gamma) * log_p).mean()
+    # Where p rounds to 1, a gamma below 1 has an infinite slope, and infinity times log 1 is no number.
+    missing = (1 - log_p.exp()).clamp_min(torch.finfo(log_p.dtype).tiny)
+    return -(alpha * torch.pow(missing, gamma) * log_p).mean()

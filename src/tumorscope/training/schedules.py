@@ -15,7 +15,7 @@ def rate(schedule: Schedule, peak: float, step: int, steps: int) -> float:
     top = schedule.warmup * (steps - 1)
     if step < top:
         return _cosine(peak / START_DIVISOR, peak, step / top)
-    return _cosine(peak, peak / END_DIVISOR, (step - top) / max(1.0, steps - 1 - top))
+    return _cosine(peak, peak / END_DIVISOR, (step - top) / (steps - 1 - top) if steps > 1 else 0.0)
 
 
 def _cosine(start: float, end: float, share: float) -> float:
