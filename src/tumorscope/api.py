@@ -11,11 +11,12 @@ from tumorscope.audit.memoriser import memoriser_run
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.evaluate import evaluate_run
-from tumorscope.training.runs import Report, read_predictions, train_runs
+from tumorscope.training.fold import Report
+from tumorscope.training.runs import read_predictions, train_runs
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: Recipe | str | os.PathLike[str],
     catalogue: Catalogue,
     protocol: str = "official",
     seeds: Sequence[int] = (0,),
@@ -27,12 +28,12 @@ def train(
     device: str = "auto",
     report: Report = lambda _: None,
 ) -> list[Path]:
-    """Train a recipe (or a shipped one by name) for every seed, score it beside the memoriser; the run folders.
+    """Train a recipe (or one by name or path) for every seed, score it beside the memoriser; the run folders.
 
     Folds are trained in worker processes, so a script that calls this needs `if __name__ == "__main__":`, or workers=1.
     Raises `RecipeError`, `DataNotFound`, `SplitLeak` or `RunMismatch`.
     """
-    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     folder = Path(runs)
     made = train_runs(
         chosen,

@@ -129,7 +129,9 @@ def _official(table: pd.DataFrame, seed: int) -> list[Fold]:
     try:
         train, validation = train_test_split(training, test_size=VALIDATION_SHARE, random_state=seed, stratify=labels)
     except ValueError as error:
-        raise DataNotFound(f"official: {len(training)} training slices are too few to hold a fifth out: {error}") from None
+        raise DataNotFound(
+            f"official: {len(training)} training slices are too few to hold a fifth out: {error}"
+        ) from None
     return [Fold("official", 0, np.sort(train), np.sort(validation), test, leaks(table, training, test))]
 
 

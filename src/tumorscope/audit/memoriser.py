@@ -7,9 +7,9 @@ import pandas as pd
 
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.files import replacing
+from tumorscope.files import replacing, write_text
 from tumorscope.labels import CLASSES, INDEX
-from tumorscope.protocols import Fold, folds
+from tumorscope.protocols import Fold, digest, folds
 
 #: Resolution that the memoriser compares at, that of the student report.
 SIZE = 30
@@ -23,10 +23,8 @@ def nearest(train: np.ndarray, query: np.ndarray, mirrors: bool = False) -> np.n
     mirrors : compare with the left-right mirror of each training slice as well. Of equally near ones the first counts.
     """
     known = _flat(np.concatenate([train, train[:, :, ::-1]]) if mirrors else train)
-    norms = np.einsum("ij,ij->i", known, known)
-    found = [
-        np.argmin(norms - 2 * (_flat(query[i : i + CHUNK]) @ known.T), axis=1) for i in range(0, len(query), CHUNK)
-    ]
+    norms = np.einsum("ij,ij->i", known, known) / 2
+    found = [np.argmin(norms - _flat(query[i : i + CHUNK]) @ known.T, axis=1) for i in range(0, len(query), CHUNK)]
     return np.concatenate(found) % len(train) if found else np.empty(0, np.int64)
 
 
@@ -46,22 +44,24 @@ def memorise(images: np.ndarray, labels: np.ndarray, fold: Fold, mirrors: bool =
 
 
 def memoriser_run(catalogue: Catalogue, protocol: str, seed: int, runs: Path, mirrors: bool = False) -> Path:
-    """Predictions of the memoriser under a protocol, as a folder beside the runs; made once for the same data."""
+    """Predictions of the memoriser under a protocol, as a folder beside the runs; made once for the same data and split."""
     folder = runs / f"memoriser{'-mirrors' if mirrors else ''}-{protocol}-s{seed}"
     stamp, file = folder / "data.txt", folder / "predictions.csv"
-    if file.exists() and stamp.exists() and stamp.read_text() == catalogue.digest:
+    split = folds(protocol, catalogue.table, seed)
+    data = f"{catalogue.digest} {digest(split, catalogue.table)}"
+    if file.exists() and stamp.exists() and stamp.read_text() == data:
         return folder
     images = np.asarray(pixels(catalogue, SIZE))
     labels = catalogue.table["label"].map(INDEX).to_numpy()
-    made = [memorise(images, labels, fold, mirrors) for fold in folds(protocol, catalogue.table, seed)]
+    made = [memorise(images, labels, fold, mirrors) for fold in split]
     pooled = pd.concat(made, ignore_index=True)
     facts = catalogue.table.iloc[pooled.pop("row")][["path", "label", "source", "plane", "patient", "picture"]]
     with replacing(file) as temporary:
         pd.concat([facts.reset_index(drop=True), pooled], axis=1).to_csv(temporary, index=False)
-    stamp.write_text(catalogue.digest)
+    write_text(stamp, data)
     return folder
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
-    """Rows of float32; sums of squares of 900 bytes stay exact in it up to ties that do not matter."""
-    return images.reshape(len(images), -1).astype(np.float32)
+    """Rows of float32 about 128: at 30x30 every sum of products is a whole number below 2^24, so distances are exact."""
+    return images.reshape(len(images), -1).astype(np.float32) - 128

@@ -10,20 +10,24 @@ brightness or contrast alters everything smooth and leaves edges where they are.
 
 How the thresholds were set, on the Kaggle archive (7,023 slices), the figshare set and TCIA Brain-Tumor-Progression:
 
-- strangers, fine: different figshare slices of one patient reach @STRANGER@, of two patients @STRANGER2@; neighbouring TCIA
-  slices 0.835. A slice against its own mirror: @MIRROR@ at the 99th percentile.
-- twins, fine: one figshare slice stored twice (mirrored grey, unmirrored colour) never falls below @TWIN@. Copies of 1,500
-  slices made worse on purpose (JPEG quality 40, halved, both, contrast x1.3 and x1.5 with clipping, gamma 1.4): the worst
-  1 % lies below 0.964.
-- `FINE` is the middle between 0.907 (strangers) and 0.964 (twins made worse); 0.05 % of the worsened copies fall below it.
-- `COARSE`: the lowest worsened copy has 0.946, and 0.90 costs little.
+- strangers, fine: different figshare slices of one patient reach 0.907, of two patients 0.849 (names of one patient, most
+  likely: MR024780D and MR024780E); neighbouring TCIA slices 0.835. A slice against its own mirror, flip or half turn: half
+  of them below 0.29, 99 % below 0.80, the highest 0.883.
+- twins, fine: one figshare slice stored twice (mirrored grey, unmirrored colour; 1,711 pairs) is never below 0.996.
+  Copies of 1,500 slices made worse on purpose (JPEG quality 40, halved, both, contrast x1.3 and x1.5 with clipping, gamma
+  1.4): 1 % lie below 0.964.
+- `FINE` is the middle between 0.907 (strangers) and 0.964 (worsened twins). Below it fall 0.07 % of the copies at half
+  size and quality 40, and 0.2 % of those with contrast x1.5; none of the others.
+- `COARSE`: no worsened copy is below 0.946, no pair that the fine look joins in the archive below 0.925; 0.90 costs little.
+
+Sets from thin slices (1 mm) may hold nearer strangers than these three: look at `weakest_links` and `Pictures.stranger`.
 
 Chaining: a component may hold slices that match only through others. `weakest_links` gives for every picture the lowest
 correlation that it hangs on.
 
-Cost: time grows with the square of the number of slices (4 x n^2 x 1024 multiplications); memory is 12 KB a slice. Past
-`EXACT_UP_TO` slices an HNSW graph (faiss) over 16x16 pixels proposes the pairs, and time grows as n log n; see
-benchmarks/neighbours.py for its recall.
+Cost: time grows with the square of the number of slices (2 n^2 x 1024 multiplications); memory is 12 KB a slice and 24
+bytes a pair looked at finely. Past `EXACT_UP_TO` slices an HNSW graph (faiss) over 16x16 pixels proposes the pairs, and
+time grows as n log n; benchmarks/neighbours.py measures its recall.
 """
 
 from collections.abc import Callable, Iterator, Sequence

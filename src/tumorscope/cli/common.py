@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from tumorscope.data.catalogue import Catalogue
-    from tumorscope.training.runs import Event
+    from tumorscope.training.fold import Event
 
 DataOption = Annotated[
     Path | None,

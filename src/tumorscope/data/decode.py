@@ -102,8 +102,8 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     rgb = image.convert("RGB")
-    grey = image if image.mode == "L" else rgb.convert("L")
-    return np.asarray(grey), rgb.tobytes()
+    luma = image if image.mode == "L" else rgb.convert("L")
+    return np.asarray(luma), rgb.tobytes()
 
 
 def _from_deep(values: np.ndarray) -> np.ndarray:

@@ -192,7 +192,7 @@ def _presence(truth: Ints, said: Ints, probability: Floats) -> dict[str, float |
     """Tumour or none: the probability of a tumour is 1 - p_notumor, the answer that of the four-class model."""
     tumour, called = truth != NO_TUMOUR, said != NO_TUMOUR
     return {
-        "auc": auc_of(tumour, 1 - probability[:, NO_TUMOUR]),
+        "auc": auc_of(tumour, -probability[:, NO_TUMOUR]),  # ranks as 1 - p does, without rounding ties
         "sensitivity": _share(called[tumour]),
         "specificity": _share(~called[~tumour]),
         "n_tumour": int(tumour.sum()),

@@ -9,7 +9,7 @@ from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.assemble import is_report_data, report_of
 from tumorscope.study.epochs import epoch_curve
-from tumorscope.training.runs import Report
+from tumorscope.training.fold import Report
 
 PHANTOM_NOTICE = "These slices are drawn, not patients: the scores say that the tool works, and nothing of real slices."
 

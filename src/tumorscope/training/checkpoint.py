@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tumorscope.errors import InputRejected
 from tumorscope.files import replacing
 
 Weights = dict[str, Tensor]
@@ -49,7 +50,7 @@ def save_checkpoint(path: Path, state: State) -> None:
 
 
 def load_checkpoint(path: Path, state: State) -> None:
-    """Bring `state` and the global random states to what `path` holds."""
+    """Bring `state` and the global random states to what `path` holds. Raises `InputRejected` for a damaged file."""
     tensors, header = _read(path)
     state.network.load_state_dict(_below(tensors, "network."))
     state.best = _below(tensors, "best.")
@@ -72,13 +73,18 @@ def save_weights(path: Path, tensors: Weights, header: dict[str, str]) -> None:
 
 
 def load_weights(path: Path) -> Weights:
-    """Tensors of a safetensors file, on the CPU."""
+    """Tensors of a safetensors file, on the CPU. Raises `InputRejected` for a damaged one."""
     return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[Weights, dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputRejected(
+            str(path), f"damaged ({error})", "must be whole safetensors", "Delete it to train from the start."
+        ) from error
 
 
 def _slots(tensors: Weights, optimiser: torch.optim.Optimizer) -> dict[int, Weights]:

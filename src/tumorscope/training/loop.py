@@ -1,5 +1,6 @@
 """The training loop: one recipe on one fold. Data lie on the device as uint8; whole batches are indexed and augmented there."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,10 @@ class Scaler(nn.Module):
         if normalise == "standard" and training is not None:
             values = training.float()
             mean, deviation = float(values.mean()), float(values.std())
+            if not deviation > 0:
+                raise TumorscopeError(
+                    f"input.normalise: every training pixel is {mean:g}, which has no spread to divide by. Check the slices."
+                )
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("deviation", torch.tensor(deviation))
 
@@ -93,7 +98,7 @@ def fit(
     checkpoint : file written after every epoch; where it exists training goes on from it
     report : called with each epoch's row; after_epoch : with the epoch and the network, for analyses
     """
-    with _reproducible(seed, recipe.training.threads, fabric.device):
+    with reproducible(seed, recipe.training.threads, fabric.device):
         train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device)
         held_out = Part.of(*validation, fabric.device)
         module = SliceNetwork(recipe, train.images)
@@ -135,7 +140,9 @@ def _epoch(
     """One pass over the training part, then the validation part; brings `state` up to date and gives the history row."""
     started = time.perf_counter()
     train_loss, train_accuracy = _pass(recipe, state, wrapped, optimiser, train, fabric)
-    val_loss, val_accuracy = _validate(recipe, state.network, val)
+    # The first process decides for all: batch norm's running statistics, and with them the loss, differ between devices.
+    val_loss, val_accuracy = fabric.broadcast(_validate(recipe, state.network, val))
+    _need_finite(recipe, state, val_loss)
     state.epoch += 1
     _keep_best(state, val_loss, recipe)
     row = {
@@ -154,8 +161,7 @@ def _pass(
     state.network.train()
     loss_of = make_loss(recipe.loss)
     batches = list(_batches(len(train), recipe.training.batch_size, state.generator, fabric))
-    total = torch.zeros((), device=fabric.device)
-    right = torch.zeros((), device=fabric.device)
+    total, right = torch.zeros(2, device=fabric.device)
     seen = 0
     for index, rows in enumerate(batches):
         step, steps = state.epoch * len(batches) + index, recipe.training.epochs * len(batches)
@@ -168,15 +174,21 @@ def _pass(
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimiser.step()
-        seen += len(rows)
+        seen += len(rows) * fabric.world_size
         total += loss.detach() * len(rows)
         right += (logits.detach().argmax(1) == labels).sum()
-    if not torch.isfinite(total):
+    sums = fabric.all_reduce(torch.stack([total, right]), reduce_op="sum")
+    loss_sum, right_sum = torch.as_tensor(sums).tolist()
+    _need_finite(recipe, state, loss_sum)
+    return loss_sum / seen, right_sum / seen
+
+
+def _need_finite(recipe: Recipe, state: State, loss: float) -> None:
+    if not math.isfinite(loss):
         raise TumorscopeError(
-            f"{recipe.name}: the loss became {float(total)} in epoch {state.epoch + 1}; lower optimiser.learning_rate "
+            f"{recipe.name}: the loss became {loss} in epoch {state.epoch + 1}; lower optimiser.learning_rate "
             f"(now {recipe.optimiser.learning_rate:g})."
         )
-    return float(total) / seen, float(right) / seen
 
 
 def _batches(count: int, size: int, generator: torch.Generator, fabric: Fabric) -> Iterator[Tensor]:
@@ -223,7 +235,7 @@ def _optimiser(recipe: Recipe, module: nn.Module, fabric: Fabric) -> torch.optim
 
 
 @contextmanager
-def _reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
+def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
     """Same seed, same result: deterministic kernels, a fixed number of threads; the caller's settings come back after."""
     before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -6,14 +6,11 @@ history, weights and (while it trains) a checkpoint.
 
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import platform
-import queue
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +21,14 @@ from tumorscope import home
 from tumorscope.config import Recipe
 from tumorscope.data.cache import path_of, pixels
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.errors import RunMismatch
-from tumorscope.files import replacing, write_json, write_text
-from tumorscope.labels import CLASSES, INDEX
-from tumorscope.protocols import Fold, folds
+from tumorscope.errors import InputRejected, RecipeError, RunMismatch
+from tumorscope.files import write_json, write_text
+from tumorscope.labels import INDEX
+from tumorscope.protocols import Fold, digest, folds
+from tumorscope.training.fold import Job, Report, open_fabric, train_fold, under_torchrun, write_csv
+from tumorscope.training.pool import work
 
-PROBABILITIES = [f"p_{name}" for name in CLASSES]
 LIBRARIES = ("tumorscope", "torch", "lightning-fabric", "numpy", "pandas", "pillow", "scikit-learn", "imbalanced-learn")
-
-
-@dataclass(frozen=True)
-class Event:
-    """Progress of one fold: its run's name, fold, and the epoch's history row; an empty row when the fold is done."""
-
-    run: str
-    fold: int
-    epochs: int
-    row: dict[str, float]
-
-
-Report = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One fold to train: everything a worker process needs, no pixels."""
-
-    recipe: Recipe
-    seed: int
-    run: Path
-    fold: Fold
-    pixels: Path
-    labels: np.ndarray
-    device: str
-
-    @property
-    def folder(self) -> Path:
-        """Where this fold's files go."""
-        return self.run / f"fold-{self.fold.index}"
 
 
 def train_runs(
@@ -84,23 +51,38 @@ def train_runs(
 
     Raises `RunMismatch` where a run folder exists and neither `resume` nor `overwrite` is set, or holds something else.
     """
+    device = _check(recipe, device)
     pixels(catalogue, recipe.input.size)
-    jobs: list[Job] = []
-    folders = []
-    for seed in seeds:
-        folder = runs / f"{recipe.name}-{protocol}-s{seed}"
-        made = folds(protocol, catalogue.table, seed)
-        _open_run(folder, recipe, catalogue, protocol, seed, made, device, resume, overwrite)
-        folders.append(folder)
-        jobs += [
-            Job(recipe, seed, folder, fold, path_of(catalogue, recipe.input.size), _labels(catalogue), device)
-            for fold in made
-            if not (folder / "predictions.csv").exists()
-        ]
-    _work([job for job in jobs if not (job.folder / "predictions.csv").exists()], workers, report)
-    for folder in folders:
-        _gather(folder, catalogue)
-    return folders
+    splits = {seed: folds(protocol, catalogue.table, seed) for seed in seeds}
+    folders = {seed: runs / f"{recipe.name}-{protocol}-s{seed}" for seed in seeds}
+    with _first_before_the_others(device) as first:
+        for seed, made in splits.items() if first else ():
+            _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
+    file, labels = path_of(catalogue, recipe.input.size), _labels(catalogue)
+    jobs = [
+        Job(recipe, seed, folders[seed], fold, file, labels, device) for seed, made in splits.items() for fold in made
+    ]
+    _work([job for job in jobs if not job.finished()], workers, report)
+    with _first_before_the_others(device) as first:
+        for folder in folders.values() if first else ():
+            _gather(folder, catalogue)
+    return [folders[seed] for seed in seeds]
+
+
+def _check(recipe: Recipe, device: str) -> str:
+    """Refuse what cannot be trained before anything is written; gives "cpu" or "cuda"."""
+    import torch
+
+    from tumorscope.models.registry import build
+
+    try:
+        build(recipe.model, recipe.input.size)
+    except RecipeError as error:
+        raise RecipeError(f"{recipe.name}: {error}") from None
+    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if device not in ("auto", *here):
+        raise InputRejected("device", device, f"here there is {' and '.join(here)}", "Choose one of these, or auto.")
+    return here[-1] if device == "auto" else device
 
 
 def _open_run(
@@ -120,6 +102,7 @@ def _open_run(
         "protocol": protocol,
         "seed": seed,
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(catalogue.table)},
+        "split": digest(made, catalogue.table),
     }
     file = folder / "environment.json"
     if file.exists() and overwrite:
@@ -166,81 +149,22 @@ def _work(jobs: list[Job], workers: int, report: Report) -> None:
     if not jobs:
         return
     workers = min(len(jobs), workers or max(1, home.cores() // jobs[0].recipe.training.threads))
-    if workers == 1 or jobs[0].device == "cuda" or "WORLD_SIZE" in os.environ:
+    if workers == 1 or jobs[0].device == "cuda" or under_torchrun():
         for job in jobs:
             train_fold(job, report)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        events: queue.Queue[Event] = manager.Queue()
-        futures = [pool.submit(train_fold, job, events.put) for job in jobs]
-        try:
-            _pass_on(futures, events, report)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    work(train_fold, jobs, workers, report)
 
 
-def _pass_on(futures: list[Future[None]], events: "queue.Queue[Event]", report: Report) -> None:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-        while not events.empty():
-            report(events.get())
-        for future in done:
-            future.result()
-
-
-def train_fold(job: Job, report: Report) -> None:
-    """Train one fold and write its weights, history and predictions; the checkpoint goes when they are there."""
-    from lightning_fabric import Fabric
-
-    from tumorscope.training.checkpoint import save_weights
-    from tumorscope.training.loop import fit, predict
-
-    fabric = Fabric(accelerator=job.device, devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    fabric.launch()
-    images = np.load(job.pixels, mmap_mode="r")
-    parts = {name: (images[rows], job.labels[rows]) for name, rows in _rows(job.fold)}
-    checkpoint = job.folder / "checkpoint.safetensors"
-    job.folder.mkdir(parents=True, exist_ok=True)
-    module, history = fit(
-        job.recipe,
-        job.seed,
-        parts["train"],
-        parts["validation"],
-        fabric=fabric,
-        checkpoint=checkpoint,
-        report=lambda row: report(Event(job.run.name, job.fold.index, job.recipe.training.epochs, row)),
-    )
-    if fabric.is_global_zero:
-        frames = []
-        for name, rows in _rows(job.fold)[1:]:
-            chances = predict(module, _tensor(images[rows], fabric.device), job.recipe.training.mirror_average)
-            frames.append(_predictions(job, name, rows, chances.numpy()))
-        save_weights(job.folder / "weights.safetensors", module.state_dict(), {"recipe": job.recipe.model_dump_json()})
-        _write_csv(job.folder / "history.csv", pd.DataFrame(history))
-        _write_csv(job.folder / "predictions.csv", pd.concat(frames, ignore_index=True))
-        checkpoint.unlink(missing_ok=True)
+@contextmanager
+def _first_before_the_others(device: str) -> Iterator[bool]:
+    """Whether this is the first process; under torchrun the others wait until it has done what only one may do."""
+    if not under_torchrun():
+        yield True
+        return
+    fabric = open_fabric(device)
+    yield fabric.is_global_zero
     fabric.barrier()
-    report(Event(job.run.name, job.fold.index, job.recipe.training.epochs, {}))
-
-
-def _rows(fold: Fold) -> list[tuple[str, np.ndarray]]:
-    return [("train", fold.train), ("validation", fold.validation), ("test", fold.test)]
-
-
-def _tensor(images: np.ndarray, device: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(np.array(images)[:, None]).to(device)
-
-
-def _predictions(job: Job, part: str, rows: np.ndarray, chances: np.ndarray) -> pd.DataFrame:
-    """A row a slice; `row` is its place in the catalogue, which `_gather` turns into path, patient and picture."""
-    frame = pd.DataFrame({"row": rows, "part": part, "fold": job.fold.index})
-    frame[PROBABILITIES] = chances.astype(np.float64)
-    return frame
 
 
 def _gather(folder: Path, catalogue: Catalogue) -> None:
@@ -250,7 +174,7 @@ def _gather(folder: Path, catalogue: Catalogue) -> None:
     frames = [pd.read_csv(file, float_precision="round_trip") for file in sorted(folder.glob("fold-*/predictions.csv"))]
     pooled = pd.concat(frames, ignore_index=True)
     facts = catalogue.table.iloc[pooled.pop("row")][["path", "label", "source", "plane", "patient", "picture"]]
-    _write_csv(folder / "predictions.csv", pd.concat([facts.reset_index(drop=True), pooled], axis=1))
+    write_csv(folder / "predictions.csv", pd.concat([facts.reset_index(drop=True), pooled], axis=1))
 
 
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
@@ -261,8 +185,3 @@ def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _labels(catalogue: Catalogue) -> np.ndarray:
     return catalogue.table["label"].map(INDEX).to_numpy().astype(np.int64)
-
-
-def _write_csv(path: Path, frame: pd.DataFrame) -> None:
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False)
