@@ -17,12 +17,11 @@ from tumorscope.files import write_json
 from tumorscope.training.runs import environment, train_runs
 
 CANDIDATES = {
-    "32-64-128, dense 128": {"filters": [32, 64, 128], "dense": 128},
-    "64-128-256, dense 128": {"filters": [64, 128, 256], "dense": 128},
     "32-64, dense 128": {"filters": [32, 64], "dense": 128},
-    "32-64-128, dense 512": {"filters": [32, 64, 128], "dense": 512},
-    "32-64-128 twice, dense 128": {"filters": [32, 64, 128], "convolutions": 2, "dense": 128},
+    "32-64-128, dense 128": {"filters": [32, 64, 128], "dense": 128},
     "32-64-128-256, dense 128": {"filters": [32, 64, 128, 256], "dense": 128},
+    "48-96-192, dense 128": {"filters": [48, 96, 192], "dense": 128},
+    "64-128-256, dense 128": {"filters": [64, 128, 256], "dense": 128},
 }
 RESULT = Path(__file__).parent / "results" / "choose_improved_cnn.json"
 

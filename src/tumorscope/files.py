@@ -8,21 +8,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tumorscope.errors import TumorscopeError
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on leaving without an error it takes `path`'s place, else it is removed."""
+    """Give a temporary path beside `path`; on leaving without an error it takes `path`'s place, else it is removed.
+
+    Raises `TumorscopeError` where the folder cannot be made or written.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(target)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    except OSError as error:
+        raise TumorscopeError(
+            f"{target.parent}: {error.strerror}. Make it writable or choose another folder; TUMORSCOPE_HOME sets that of caches."
+        ) from error
+    os.close(handle)
+    return Path(name)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -38,7 +52,8 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as indented JSON; NaN becomes null, since JSON has none."""
-    write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a path that is not UTF-8 becomes a JSON escape
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorscope.errors import TumorscopeError
-
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -32,7 +30,7 @@ def class_mapping(pairs: list[str] | None) -> dict[str, str] | None:
         return None
     for pair in pairs:
         if "=" not in pair:
-            raise TumorscopeError(f"--classes {pair}: expected folder=class, for example no=notumor")
+            raise typer.BadParameter(f"{pair}: expected folder=class, for example no=notumor", param_hint="--classes")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -35,7 +35,7 @@ def import_data(
         Path, typer.Argument(help="Zip archive or folder with Training/<class>/ and Testing/<class>/, or <class>/.")
     ],
     size: Annotated[
-        list[int] | None, typer.Option("--size", help="Resolutions to cache; repeatable. Default 30.")
+        list[int] | None, typer.Option("--size", min=8, max=1024, help="Sides to cache; repeatable. Default 30.")
     ] = None,
     classes: ClassesOption = None,
 ) -> None:

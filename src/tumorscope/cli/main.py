@@ -42,7 +42,9 @@ def main() -> None:
         app()
     except TumorscopeError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
+    except SystemExit as stop:  # typer ends an interrupted command with code 130 and says nothing
+        if stop.code != 130:
+            raise
         _fail("Interrupted. What was finished is kept; go on with --resume.", 130)
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorscope.data.catalogue import Catalogue, Progress, read_all
+from tumorscope.data.decode import check_side
 from tumorscope.data.layout import Planned
 from tumorscope.errors import InputRejected
 from tumorscope.files import replacing
@@ -16,12 +17,13 @@ from tumorscope.files import replacing
 
 def pixels(catalogue: Catalogue, size: int, progress: Progress | None = None) -> np.ndarray:
     """Grey pixels of every slice, uint8 (n, size, size), row i = table row i, memory-mapped and read-only."""
-    if not 8 <= size <= 1024:
-        raise InputRejected("size", size, "between 8 and 1024 pixels", "Choose another size.")
+    check_side(size)
     file = path_of(catalogue, size)
-    if not _whole(file, (len(catalogue.table), size, size)):
+    stored = _stored(file, (len(catalogue.table), size, size))
+    if stored is None:
         write_pixels(catalogue, size, _decode(catalogue, size, progress))
-    return np.load(file, mmap_mode="r")
+        stored = np.load(file, mmap_mode="r")
+    return stored
 
 
 def path_of(catalogue: Catalogue, size: int) -> Path:
@@ -35,13 +37,13 @@ def write_pixels(catalogue: Catalogue, size: int, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
-def _whole(file: Path, shape: tuple[int, ...]) -> bool:
-    """Whether the file is there with the shape and length that it must have."""
+def _stored(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The file's pixels where it is there with the shape and length that it must have."""
     try:
         stored = np.load(file, mmap_mode="r")
-    except (OSError, ValueError):
-        return False
-    return bool(stored.shape == shape and stored.dtype == np.uint8)
+    except Exception:  # not there, or a header that numpy's parser stumbles over in one of many ways
+        return None
+    return stored if isinstance(stored, np.memmap) and stored.shape == shape and stored.dtype == np.uint8 else None
 
 
 def _decode(catalogue: Catalogue, size: int, progress: Progress | None) -> np.ndarray:

@@ -5,18 +5,20 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from tumorscope import home
-from tumorscope.data.decode import decode, shrink
+from tumorscope.data.decode import check_side, decode, shrink
 from tumorscope.data.layout import Layout, Planned, plan
-from tumorscope.data.sources import Source, check, fingerprint, open_source
-from tumorscope.errors import DataNotFound, InputRejected
+from tumorscope.data.sources import Source, check, fingerprint, open_source, readable
+from tumorscope.errors import DataNotFound, InputRejected, TumorscopeError
 from tumorscope.files import replacing, write_json
 
 COLUMNS = (
@@ -72,12 +74,12 @@ def load_catalogue(
 
     Raises `DataNotFound` or `InputRejected` where nothing can be read.
     """
+    for size in sizes:
+        check_side(size)
     source = open_source(path)
     layout = Layout.of(classes)
     folder = home.datasets() / f"{_slug(source.path)}-{_key(source, layout)}"
-    if (folder / "card.json").exists():
-        return _open(folder, source.path)
-    return _build(source, layout, folder, sizes, progress)
+    return _stored(folder, source.path) or _build(source, layout, folder, sizes, progress)
 
 
 def _key(source: Source, layout: Layout) -> str:
@@ -89,21 +91,22 @@ def _slug(path: Path) -> str:
     return "".join(c if c.isalnum() else "-" for c in path.stem).strip("-").lower()[:40] or "data"
 
 
-def _open(folder: Path, origin: Path) -> Catalogue:
-    card = json.loads((folder / "card.json").read_text())
-    text = dict.fromkeys(("path", "label", "split", "source", "patient", "picture", "mask", "plane", "reason"), str)
+def _stored(folder: Path, origin: Path) -> Catalogue | None:
+    """The catalogue in `folder`; None where it is missing or damaged, so that it is made again."""
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        tables = _read(folder / "catalogue.csv"), _read(folder / "rejected.csv")
+        catalogue = Catalogue(card["name"], *tables, folder, origin, tuple(card["notices"]))
+        whole = (card["digest"], card["rejected"]) == (catalogue.digest, len(catalogue.rejected))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return catalogue if whole else None
 
-    def read(file: str) -> pd.DataFrame:
-        return pd.read_csv(folder / file, keep_default_na=False, na_values={"quantisation": [""]}, dtype=text)
 
-    return Catalogue(
-        card["name"],
-        read("catalogue.csv"),
-        read("rejected.csv"),
-        folder,
-        origin,
-        tuple(card["notices"]),
-    )
+def _read(file: Path) -> pd.DataFrame:
+    kinds = {"width": int, "height": int, "bytes": int, "quantisation": float}
+    text = {name: str for name in (*COLUMNS, "reason") if name not in kinds}
+    return pd.read_csv(file, keep_default_na=False, na_values={"quantisation": [""]}, dtype=cast(Any, text | kinds))
 
 
 def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], progress: Progress | None) -> Catalogue:
@@ -112,17 +115,25 @@ def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], p
     planned, notices = plan(source, layout)
     rows, rejected, pixels = _scan(source, planned, tuple(sizes), progress)
     if not rows:
-        raise DataNotFound(
-            f"{source.path}: {len(rejected)} files found, none of them a readable slice of a known class. "
-            "Expected Training/<class>/ and Testing/<class>/, or <class>/ folders; map other names with --classes no=notumor."
-        )
-    name = source.path.stem
+        raise _nothing(source, rejected)
+    name = readable(source.path.stem)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     catalogue = Catalogue(name, table, pd.DataFrame(rejected, columns=["path", "reason"]), folder, source.path, notices)
     save(catalogue)
     for size, array in zip(sizes, pixels, strict=True):
         write_pixels(catalogue, size, array)
     return catalogue
+
+
+def _nothing(source: Source, rejected: list[tuple[str, str]]) -> DataNotFound:
+    found = f"{source.path}: no readable slice of a known class among {len(source.members)} files. "
+    if rejected:
+        path, reason = rejected[0]
+        return DataNotFound(f"{found}{len(rejected)} were refused, the first: {path}: {reason}")
+    return DataNotFound(
+        f"{found}Expected Training/<class>/ and Testing/<class>/, or <class>/ folders; "
+        "map other names with --classes no=notumor."
+    )
 
 
 def save(catalogue: Catalogue) -> None:
@@ -150,7 +161,7 @@ def _scan(
     pixels: list[list[np.ndarray]] = [[] for _ in sizes]
     for done, (item, outcome) in enumerate(zip(planned, read_all(source, planned, sizes), strict=True), start=1):
         if isinstance(outcome, str):
-            rejected.append((item.path, outcome))
+            rejected.append((readable(item.path), outcome))
         else:
             facts, images = outcome
             rows.append({**item.columns(), **facts})
@@ -176,9 +187,14 @@ def read_all(source: Source, planned: Sequence[Planned], sizes: tuple[int, ...])
         _start(source.path)
         yield from (outcome for chunk in chunks for outcome in _read_chunk(chunk, sizes))
         return
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(source.path,)) as pool:
-        for outcomes in pool.map(partial(_read_chunk, sizes=sizes), chunks):
-            yield from outcomes
+    try:
+        with ProcessPoolExecutor(workers, initializer=_start, initargs=(source.path,)) as pool:
+            for outcomes in pool.map(partial(_read_chunk, sizes=sizes), chunks):
+                yield from outcomes
+    except BrokenProcessPool as error:
+        raise TumorscopeError(
+            f"{source.path}: a process that reads slices was stopped, most often for want of memory. Free some and try again."
+        ) from error
 
 
 _source: Source
@@ -191,10 +207,10 @@ def _start(path: Path) -> None:
 
 
 def _read_chunk(chunk: Sequence[Planned], sizes: tuple[int, ...]) -> list[Outcome]:
-    return [_read(item, sizes) for item in chunk]
+    return [_read_slice(item, sizes) for item in chunk]
 
 
-def _read(item: Planned, sizes: tuple[int, ...]) -> Outcome:
+def _read_slice(item: Planned, sizes: tuple[int, ...]) -> Outcome:
     try:
         check(item.member)
         content = _source.read(item.path)

@@ -2,7 +2,9 @@
 
 Depths: 8-bit grey stays; colour and palette go to luma (ITU-R 601, Pillow's "L"); transparency is laid on black; 16-bit
 grey is scaled by the bit depth that its largest value needs (a 12-bit MR slice by 4095, a full 16-bit one by 65535), so
-that an 8-bit slice stored as 16-bit (x257) comes back unchanged.
+that an 8-bit slice stored as 16-bit (x257, or not scaled) comes back unchanged; floats up to 1 are taken as 0 to 1.
+
+Pixels are taken as stored: an EXIF orientation is not applied. A file of several frames is refused, since it is no slice.
 """
 
 import hashlib
@@ -17,8 +19,11 @@ from tumorscope.errors import InputRejected
 
 #: Pixels of one slice; 4096 x 4096 is four times the largest MR matrix in use.
 MAX_PIXELS = 4096 * 4096
-#: The shortest side that still shows anatomy.
+#: The longest side of a scanned film, and the shortest that still shows anatomy.
+MAX_SIDE = 8192
 MIN_SIDE = 16
+#: Sides of a pixel cache.
+CACHE_SIDES = (8, 1024)
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
 
 
@@ -47,11 +52,13 @@ def decode(content: bytes) -> Decoded:
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_size(image.size)
+                _check_frames(image)
                 return _facts(image)
         except InputRejected:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise InputRejected("pixels", str(error), f"at most {MAX_PIXELS:,} pixels", "Shrink the image.") from error
+            value = str(error).split(" exceeds")[0]  # what follows is Pillow's limit, which is not ours
+            raise InputRejected("pixels", value, f"at most {MAX_PIXELS:,} pixels", "Shrink the image.") from error
         except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and others
             raise InputRejected(
                 f"{len(content):,} bytes",
@@ -59,6 +66,13 @@ def decode(content: bytes) -> Decoded:
                 f"not a whole image of a known format ({', '.join(FORMATS)})",
                 "Export the slice again.",
             ) from error
+
+
+def check_side(size: int) -> None:
+    """Refuse a pixel cache of a size that is of no use or would fill memory."""
+    if not CACHE_SIDES[0] <= size <= CACHE_SIDES[1]:
+        limit = f"between {CACHE_SIDES[0]} and {CACHE_SIDES[1]} pixels"
+        raise InputRejected("size", size, limit, "Choose another size.")
 
 
 def shrink(grey: np.ndarray, size: int) -> np.ndarray:
@@ -80,8 +94,16 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise InputRejected("size", f"{width}x{height} px", f"at most {MAX_PIXELS:,} pixels", "Shrink the image.")
+    if max(size) > MAX_SIDE:
+        raise InputRejected("size", f"{width}x{height} px", f"at most {MAX_SIDE} px a side", "Give a single slice.")
     if min(size) < MIN_SIDE:
         raise InputRejected("size", f"{width}x{height} px", f"at least {MIN_SIDE} px a side", "Give the whole slice.")
+
+
+def _check_frames(image: Image.Image) -> None:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # what telephones write: a photograph with previews behind it
+        raise InputRejected("frames", frames, "one slice a file", "Save each frame as a file of its own.")
 
 
 def _facts(image: Image.Image) -> Decoded:
@@ -89,7 +111,7 @@ def _facts(image: Image.Image) -> Decoded:
     grey, rgb = _pixels(image)
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + rgb).hexdigest()
     tables = getattr(image, "quantization", None)
-    quantisation = float(np.mean(tables[0])) if tables else float("nan")
+    quantisation = float(np.mean(tables[min(tables)])) if tables else float("nan")
     return Decoded(grey, digest, image.width, image.height, image.mode, image.format or "", quantisation)
 
 
@@ -108,7 +130,12 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
 
 def _from_deep(values: np.ndarray) -> np.ndarray:
     """16- or 32-bit grey to uint8 by the bit depth in use; negative values and NaN become black."""
+    fraction = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    if fraction and values.max() <= 1:
+        values = values * 255
+    elif 255 < values.max() <= 65535 and not (values % 257).any():
+        values = values / 257  # 8 bits stored as 16
     depth = max(8, int(values.max()).bit_length())
     return np.round(values * (255 / (2**depth - 1))).clip(max=255).astype(np.uint8)
 

@@ -2,8 +2,11 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from tumorscope import home
 from tumorscope.data.cards import CARDS
@@ -12,16 +15,18 @@ from tumorscope.errors import DataNotFound
 KAGGLE = ("www.kaggle.com", 443)
 #: Seconds to wait for an answer before the network counts as absent.
 PATIENCE = 3.0
+#: File that marks a finished download; hidden, so that it is not taken for data.
+WHOLE = ".whole"
 
 
 def find_data(path: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Path:
     """Archive or folder to work on; `say` is told where it comes from. Raises `DataNotFound` for a path that is not there."""
-    for place, origin in ((path, "--data"), (os.environ.get("TUMORSCOPE_DATA"), "$TUMORSCOPE_DATA")):
+    for place, origin in ((path, "as given"), (os.environ.get("TUMORSCOPE_DATA"), "$TUMORSCOPE_DATA")):
         if place:
             found = Path(place).expanduser()
             if not found.exists():
-                raise DataNotFound(f"{origin} {place}: no such file or folder.")
-            say(f"Data: {found} (from {origin}).")
+                raise DataNotFound(f"{place} ({origin}): no such file or folder. Give a zip archive or a folder.")
+            say(f"Data: {found} ({origin}).")
             return found
     try:
         return fetch("nickparvar", say)
@@ -41,7 +46,7 @@ def fetch(name: str, say: Callable[[str], None]) -> Path:
         can = ", ".join(known.name for known in CARDS.values() if known.handle)
         raise DataNotFound(f"{name}: cannot be fetched. Fetchable: {can}. See `tumorscope data list`.")
     target = home.home() / "downloads" / name
-    if (target / "COMPLETE").exists():
+    if (target / WHOLE).exists():
         say(f"Data: {target} (downloaded before; licence {card.licence}).")
         return target
     _need_network(card.url)
@@ -65,18 +70,33 @@ def _download(handle: str, url: str, target: Path) -> Path:
             f"kagglehub is not installed. pip install 'tumorscope[fetch]', or {_by_hand(url)}"
         ) from error
     try:
-        kagglehub.dataset_download(handle, output_dir=str(target), force_download=True)
+        place = Path(kagglehub.dataset_download(handle, output_dir=str(target), force_download=True))
     except Exception as error:  # kagglehub raises its own and requests' errors
         raise DataNotFound(f"Kaggle: {error}. Or {_by_hand(url)}") from error
-    (target / "COMPLETE").touch()
-    return target
+    if place == target:  # notebooks of Kaggle and Colab keep the set at a place of their own
+        (target / WHOLE).touch()
+    return place
 
 
 def _need_network(url: str) -> None:
-    try:
-        socket.create_connection(KAGGLE, timeout=PATIENCE).close()
-    except OSError as error:
-        raise DataNotFound(f"No answer from {KAGGLE[0]} ({error}). To use the real set, {_by_hand(url)}") from error
+    """Raise `DataNotFound` unless the way to Kaggle, a proxy where one is set, answers in `PATIENCE` seconds."""
+    proxy = urlsplit(getproxies().get("https", ""))
+    place = (proxy.hostname, proxy.port or 80) if proxy.hostname else KAGGLE
+    outcome = []
+
+    def knock() -> None:
+        try:
+            socket.create_connection(place, timeout=PATIENCE).close()
+            outcome.append("")
+        except OSError as error:
+            outcome.append(str(error))
+
+    thread = threading.Thread(target=knock, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(PATIENCE)
+    reason = outcome[0] if outcome else f"waited {PATIENCE:.0f} s"
+    if reason:
+        raise DataNotFound(f"No answer from {place[0]} ({reason}). To use the real set, {_by_hand(url)}")
 
 
 def _by_hand(url: str) -> str:

@@ -419,7 +419,7 @@ def _paint_tumour(canvas: _Canvas, tumour: Tumour) -> np.ndarray:
         fingers = tumour.oedema * (1 + 0.5 * canvas.patient.folds.on(canvas.plane))
         canvas.paint("oedema", np.maximum(body - fingers, canvas.brain + 0.05))
     canvas.paint(tumour.rim_signal * grain, body)
-    canvas.paint(tumour.core_signal * grain, body + tumour.rim * (1 + 0.3 * border))
+    canvas.paint(tumour.core_signal * grain, body + tumour.rim * (1 + 0.45 * border))
     return body < 0
 
 
@@ -468,8 +468,8 @@ def _draw_glioma(rng: np.random.Generator, signal: dict[str, float]) -> Tumour:
         centre=_draw_until(rng, lambda at: abs(at[0]) > 0.1 and _skull_at(at) < -radius - 0.04),
         radius=radius,
         shape=_draw_shape(rng, 1.2),
-        border=draw_waves(rng, 0.3),
-        roughness=0.14,
+        border=draw_waves(rng, 0.24),
+        roughness=0.13,
         rim=rng.uniform(0.04, 0.065),
         rim_signal=signal["enhancing"] * rng.uniform(0.85, 1.1) if ring else signal["grey"] * 0.9,
         core_signal=signal["necrosis"] * rng.uniform(0.8, 1.6) if ring else signal["oedema"],

@@ -6,6 +6,10 @@ are checked before any byte is inflated or decoded.
 
 import hashlib
 import os
+import re
+import stat
+import struct
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +23,10 @@ from tumorscope.errors import DataNotFound, InputRejected
 MAX_FILE_BYTES = 64 * 2**20
 #: Inflated size over stored size; images hardly compress, a bomb compresses a thousandfold.
 MAX_RATIO = 200
+#: Inflated bytes up to which the ratio says nothing: a blank BMP shrinks as far as a bomb does.
+SMALL = 2**20
+#: Codecs that inflate step by step; the others fill memory before a limit can be looked at.
+CODECS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,10 @@ class Member:
 
 
 class Source(Protocol):
-    """A set of files that can be listed and read by name."""
+    """A set of files that can be listed and read by name; listing adds what it had to leave out to `notices`."""
 
     path: Path
+    notices: list[str]
 
     @property
     def members(self) -> list[Member]:
@@ -53,7 +62,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         raise DataNotFound(
             f"{place}: no such file or folder. Give the path of a zip archive or of a folder of classes."
         )
-    if not zipfile.is_zipfile(place):
+    if not place.is_file() or not zipfile.is_zipfile(place):
         raise InputRejected(
             str(place), f"{place.stat().st_size:,} bytes", "not a zip archive", "Give a .zip archive or a folder."
         )
@@ -70,8 +79,10 @@ def fingerprint(source: Source) -> str:
 
 def check(member: Member) -> None:
     """Refuse a file that would leave the target, is too large or is a compression bomb; nothing has been read yet."""
+    if readable(member.name) != member.name:
+        raise InputRejected("name", readable(member.name), "not UTF-8 or with control characters", "Rename the file.")
     parts = PurePosixPath(member.name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts or ("",))[0]:
+    if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", member.name):
         raise InputRejected("name in archive", member.name, "leaves the target folder", "Repack the archive.")
     if member.size > MAX_FILE_BYTES:
         raise InputRejected(
@@ -80,7 +91,7 @@ def check(member: Member) -> None:
             f"at most {MAX_FILE_BYTES:,} bytes a slice",
             "Store slices as single images.",
         )
-    if member.stored and member.size > MAX_RATIO * member.stored + 4096:
+    if member.stored and member.size > max(SMALL, MAX_RATIO * member.stored):
         raise InputRejected(
             "compression ratio",
             f"{member.size // member.stored}",
@@ -89,11 +100,23 @@ def check(member: Member) -> None:
         )
 
 
+def readable(name: str) -> str:
+    """`name` with control characters and bytes that are not UTF-8 written as escapes, fit for a terminal and a file."""
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
+
+
+def _at_most(content: bytes, name: str) -> bytes:
+    if len(content) > MAX_FILE_BYTES:
+        raise InputRejected(name, f"over {MAX_FILE_BYTES:,} bytes", "larger than it was listed with", "Repack it.")
+    return content
+
+
 class FolderSource:
-    """A folder tree; symbolic links that leave it are not followed."""
+    """A folder tree; links to folders are not followed, nor links to files outside."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notices: list[str] = []
 
     @cached_property
     def members(self) -> list[Member]:
@@ -101,27 +124,39 @@ class FolderSource:
         return sorted(self._walk(), key=lambda member: member.name)
 
     def _walk(self) -> Iterator[Member]:
-        for folder, subfolders, names in os.walk(self.path):
+        for folder, subfolders, names in os.walk(self.path, onerror=self._closed):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            for name in names:
-                file = Path(folder, name)
-                if name.startswith(".") or not file.is_file():
-                    continue
-                stat = file.stat()
-                relative = file.relative_to(self.path).as_posix()
-                yield Member(relative, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_ctime_ns}", 0)
+            links = [Path(folder, name) for name in subfolders if Path(folder, name).is_symlink()]
+            self.notices += [f"{self._name(link)}: a link to a folder, not followed." for link in links]
+            yield from filter(None, (self._member(Path(folder, name)) for name in names if not name.startswith(".")))
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
+    def _closed(self, error: OSError) -> None:
+        self.notices.append(f"{error.filename}: {error.strerror}; what lies in it was left out.")
+
+    def _member(self, file: Path) -> Member | None:
+        """The file as listed, None for pipes and devices."""
+        try:
+            facts = file.stat()
+        except OSError:  # a dangling link, a closed folder: listed, so that `read` can say why it is left out
+            return Member(self._name(file), 0, "unreadable", 0)
+        if not stat.S_ISREG(facts.st_mode):
+            return None
+        return Member(self._name(file), facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ctime_ns}", 0)
 
     def read(self, name: str) -> bytes:
         """Bytes of one file; raises `InputRejected` when it lies outside the folder or cannot be read."""
-        file = (self.path / name).resolve()
-        if not file.is_relative_to(self.path):
-            raise InputRejected("link", name, f"leaves {self.path}", "Copy the file into the folder.")
         try:
-            return file.read_bytes()
-        except OSError as error:
-            raise InputRejected(
-                name, error.strerror or "unreadable", "must be readable", "Check permissions."
-            ) from error
+            file = (self.path / name).resolve()
+            if not file.is_relative_to(self.path):
+                raise InputRejected("link", name, f"leaves {self.path}", "Copy the file into the folder.")
+            with file.open("rb") as stream:
+                return _at_most(stream.read(MAX_FILE_BYTES + 1), name)
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle; ValueError: a null byte
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputRejected(name, reason, "must be readable", "Check links and permissions.") from error
 
 
 class ZipSource:
@@ -129,32 +164,44 @@ class ZipSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notices: list[str] = []
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
             raise InputRejected(str(path), str(error), "not a readable zip archive", "Download it again.") from error
 
     @cached_property
     def members(self) -> list[Member]:
-        """Every file in name order; of two with one name the later counts, as unzip tools do."""
-        infos = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+        """Every file in name order, hidden ones left out; of several with one name the last counts, as for unzip."""
+        infos = [
+            info for info in self._zip.infolist() if not info.filename.endswith("/") and not _hidden(info.filename)
+        ]
+        last = {info.filename: info for info in infos}
+        if len(last) < len(infos):
+            self.notices.append(
+                f"{len(infos) - len(last)} files have the name of a later one in the archive; left out."
+            )
         return [
-            Member(info.filename, info.file_size, f"{info.CRC:08x}", info.compress_size)
-            for _, info in sorted(infos.items())
-            if not info.filename.startswith("__MACOSX/")
+            Member(name, info.file_size, f"{info.CRC:08x}", info.compress_size) for name, info in sorted(last.items())
         ]
 
     def read(self, name: str) -> bytes:
         """Bytes of one file, never more than the limit whatever the header says."""
         try:
-            with self._zip.open(name) as stream:
-                content = stream.read(MAX_FILE_BYTES + 1)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:
-            raise InputRejected(
-                name, str(error), "damaged, encrypted or of an unknown compression", "Repack it."
-            ) from error
-        except Exception as error:  # zlib.error, lzma.LZMAError: each codec has its own
-            raise InputRejected(name, str(error), "damaged in the archive", "Download it again.") from error
-        if len(content) > MAX_FILE_BYTES:
-            raise InputRejected(name, f"over {MAX_FILE_BYTES:,} bytes", "larger than its header says", "Repack it.")
-        return content
+            info = self._zip.getinfo(name)
+            if info.compress_type not in CODECS:
+                raise NotImplementedError(f"compression method {info.compress_type}")
+            with self._zip.open(info) as stream:
+                return _at_most(stream.read(MAX_FILE_BYTES + 1), name)
+        except InputRejected:
+            raise
+        except Exception as error:  # zipfile raises seven kinds, and zlib its own
+            limit = "must be a whole, unencrypted file, stored or deflated"
+            raise InputRejected(name, str(error), limit, "Repack the archive.") from error
+
+
+def _hidden(name: str) -> bool:
+    """Whether a system put it there: `._slice.jpg`, `.DS_Store`, `__MACOSX/`."""
+    return any(
+        part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in re.split(r"[/\\]", name)
+    )

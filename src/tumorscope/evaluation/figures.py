@@ -29,12 +29,13 @@ PALETTE = {"glioma": "#D55E00", "meningioma": "#0072B2", "notumor": "#4D4D4D", "
 #: Names short enough for a tick.
 SHORT = {"glioma": "Glioma", "meningioma": "Meningioma", "notumor": "No tumour", "pituitary": "Pituitary"}
 DPI = 150
+#: Colours and width in inches that all figures share.
+INK, MUTED, GREY, WIDTH = "#1F2933", "#7B8794", "#9AA5B1", 4.4
 #: A reliability bar of fewer slices than this is drawn pale.
 FEW = 10
 
 _DASHES = dict(zip(CLASSES, ("-", (0, (6, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))), strict=True))
-_INK, _MUTED, _GREY, _VALIDATION = "#1F2933", "#7B8794", "#9AA5B1", "#0072B2"
-_WIDTH = 4.4
+_VALIDATION = "#0072B2"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -43,12 +44,12 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
@@ -61,7 +62,7 @@ _STYLE: Any = {
 Parameters = ParamSpec("Parameters")
 
 
-def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     """Draw in the style above and leave matplotlib's own settings as they were."""
 
     @wraps(draw)
@@ -72,12 +73,12 @@ def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     return drawn
 
 
-@_styled
+@styled
 def class_distribution(table: pd.DataFrame) -> Figure:
     """Slices of each class in each split; `table` is a catalogue table (columns `label` and `split`)."""
     splits = [split for split in ("train", "test", "") if (table["split"] == split).any()]
     titles = {"train": "Training", "test": "Testing", "": "No split given"}
-    figure = Figure(figsize=(_WIDTH, 0.6 + 1.6 * len(splits)))
+    figure = Figure(figsize=(WIDTH, 0.6 + 1.6 * len(splits)))
     panels = np.atleast_1d(figure.subplots(len(splits), sharex=True))
     for axes, split in zip(panels, splits, strict=True):
         counts = table.loc[table["split"] == split, "label"].value_counts().reindex(CLASSES, fill_value=0)
@@ -90,30 +91,30 @@ def class_distribution(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def sample_grid(images: NDArray[np.uint8], labels: Sequence[str]) -> Figure:
     """Slices `images` (k, s, s), 0 to 255, each under its class name."""
-    return _grid(images, [(SHORT[name], PALETTE[name]) for name in labels])
+    return grid(images, [(SHORT[name], PALETTE[name]) for name in labels])
 
 
-@_styled
+@styled
 def mistakes_grid(
     images: NDArray[np.uint8], true: Sequence[str], predicted: Sequence[str], probability: Sequence[float]
 ) -> Figure:
     """Wrongly answered slices `images` (k, s, s): what each is, what was said, and the probability given to that."""
     rows = zip(true, predicted, probability, strict=True)
-    return _grid(images, [(f"{SHORT[t]}\n→ {SHORT[p]}\n{q:.0%}", _INK) for t, p, q in rows])
+    return grid(images, [(f"{SHORT[t]}\n→ {SHORT[p]}\n{q:.0%}", INK) for t, p, q in rows])
 
 
-@_styled
+@styled
 def curves(histories: Sequence[pd.DataFrame], title: str) -> Figure:
     """Loss and accuracy against epoch on training and validation slices, a line a run.
 
     Columns `epoch`, `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy`; a column of NaN is left out.
     """
-    figure = Figure(figsize=(_WIDTH, 4.8))
+    figure = Figure(figsize=(WIDTH, 4.8))
     loss, accuracy = figure.subplots(2, sharex=True)
-    parts = (("train", "training", _MUTED, (0, (4, 1.5))), ("val", "validation", _VALIDATION, "-"))
+    parts = (("train", "training", MUTED, (0, (4, 1.5))), ("val", "validation", _VALIDATION, "-"))
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         for part, label, colour, dash in parts:
             _lines(axes, histories, f"{part}_{name}", color=colour, linestyle=dash, label=label)
@@ -127,16 +128,16 @@ def curves(histories: Sequence[pd.DataFrame], title: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confusion(matrix: NDArray[np.int64] | Sequence[Sequence[int]], title: str) -> Figure:
     """Confusion matrix (4, 4), rows true and columns said: counts, with each row's shares, which set the shade."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(_WIDTH, 3.9))
+    figure = Figure(figsize=(WIDTH, 3.9))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
-        colour = "white" if shares[i, j] > 0.55 else _INK
+        colour = "white" if shares[i, j] > 0.55 else INK
         axes.text(j, i, f"{count:,}\n{shares[i, j]:.0%}", ha="center", va="center", color=colour)
     names = [SHORT[name] for name in CLASSES]
     axes.set_xticks(range(len(names)), names)
@@ -148,13 +149,13 @@ def confusion(matrix: NDArray[np.int64] | Sequence[Sequence[int]], title: str) -
     return figure
 
 
-@_styled
+@styled
 def roc(predictions: pd.DataFrame, title: str) -> Figure:
     """One-vs-rest ROC curve and its area for every class that is there and is not all there is."""
     truth, probability = truth_of(predictions), probability_of(predictions)
-    figure = Figure(figsize=(_WIDTH, 3.9))
+    figure = Figure(figsize=(WIDTH, 3.9))
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8, label="chance 0.500")
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, label="chance 0.500")
     for k, name in enumerate(CLASSES):
         area = auc_of(truth == k, probability[:, k])
         if area is None:
@@ -168,7 +169,7 @@ def roc(predictions: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def reliability(predictions: pd.DataFrame, title: str = "Reliability") -> Figure:
     """Share right against the probability given, in 15 bins, over a histogram of the probabilities given.
 
@@ -178,26 +179,26 @@ def reliability(predictions: pd.DataFrame, title: str = "Reliability") -> Figure
     confidence, correct = probability.max(axis=1), probability.argmax(axis=1) == truth
     count, accuracy, _ = calibration_bins(confidence, correct)
     edges = np.linspace(0, 1, len(count) + 1)
-    figure = Figure(figsize=(_WIDTH, 4.8))
+    figure = Figure(figsize=(WIDTH, 4.8))
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     colours = np.where(count < FEW, "#D3E4F0", "#7FB2D6").tolist()
     above.bar(edges[:-1], np.nan_to_num(accuracy), 1 / len(count), align="edge", color=colours, edgecolor="white")
-    above.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=1, label="as sure as right")
+    above.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1, label="as sure as right")
     above.set(ylabel="share right", ylim=(0, 1), xlim=(0, 1))
     above.set_title(f"{title}, calibration error {calibration_error(confidence, correct):.3f}")
-    below.bar(edges[:-1], count, 1 / len(count), align="edge", color=_GREY, edgecolor="white")
+    below.bar(edges[:-1], count, 1 / len(count), align="edge", color=GREY, edgecolor="white")
     below.set(xlabel="probability of the answer given", ylabel="slices")
     figure.legend(loc="outside lower center")
     return figure
 
 
-@_styled
+@styled
 def epoch_curve(table: pd.DataFrame, references: Mapping[str, float] = REFERENCE_LINES) -> Figure:
     """Test and validation accuracy against epochs trained: the mean over seeds and their range.
 
     Columns `epoch`, `seed`, `test_accuracy`, `val_accuracy`; `references` are drawn as labelled lines.
     """
-    figure = Figure(figsize=(_WIDTH * 1.3, 3.9))
+    figure = Figure(figsize=(WIDTH * 1.3, 3.9))
     axes = figure.subplots()
     for column, label, colour, dash in (
         ("test_accuracy", "test", PALETTE["glioma"], "-"),
@@ -207,7 +208,7 @@ def epoch_curve(table: pd.DataFrame, references: Mapping[str, float] = REFERENCE
         axes.plot(runs.index, runs["mean"], color=colour, linestyle=dash, label=f"{label}, mean over seeds")
         axes.fill_between(runs.index, runs["min"], runs["max"], color=colour, alpha=0.15, linewidth=0)
     for label, value in references.items():
-        axes.axhline(value, color=_MUTED, linewidth=1)
+        axes.axhline(value, color=MUTED, linewidth=1)
         place: Any = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
         axes.text(0.99, value - 0.003, f"{label} {value:.4f}", fontsize=9, **place)
     axes.set(xlabel="epochs trained", ylabel="accuracy")
@@ -233,10 +234,12 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         write_bytes(folder / f"{name}.{kind}", encoded(figure, kind))
 
 
-def _grid(images: NDArray[np.uint8], titles: Sequence[tuple[str, str]], columns: int = 5) -> Figure:
+def grid(images: NDArray[np.uint8], titles: Sequence[tuple[str, str]], columns: int = 5) -> Figure:
+    """Slices `images` (k, h, w), each under its title, given with its colour; titles may have several lines."""
     rows = max(1, -(-len(images) // columns))
     lines = max((title.count("\n") + 1 for title, _ in titles), default=1)
-    figure = Figure(figsize=(_WIDTH * 1.2, rows * (1.06 + 0.18 * lines)))
+    height = WIDTH * 1.2 / columns * (images.shape[1] / images.shape[2] if len(images) else 1)
+    figure = Figure(figsize=(WIDTH * 1.2, rows * (height + 0.18 * lines)))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()

@@ -3,21 +3,18 @@
 `write_report` takes everything it shows from a `Report`; it reads no data set and no run folder.
 """
 
-import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tumorscope.evaluation import figures, student_report
+from tumorscope.evaluation.pages import DISCLAIMER, Illustration, illustrate, listed, percent, template
 from tumorscope.evaluation.scores import flat, summarise
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import CLASSES
@@ -27,7 +24,6 @@ Interval = tuple[float, float]
 
 #: The parts of the data a model is scored on, in the order they are shown.
 PARTS = ("validation", "test")
-DISCLAIMER = "For research and teaching; not a medical device."
 
 _PER_CLASS = ("precision", "recall", "specificity", "f1", "auc")
 
@@ -92,15 +88,6 @@ class Report:
     epochs: pd.DataFrame | None = None
 
 
-@dataclass(frozen=True)
-class Illustration:
-    """A figure as the page shows it: a `data:` address, what it shows in words, and what to see in it."""
-
-    source: str
-    alt: str
-    caption: str
-
-
 def comparison_row(
     model: str,
     protocol: str,
@@ -135,9 +122,9 @@ def write_report(folder: Path, report: Report) -> Path:
     The page needs no other file and no network. CSV and JSON hold the numbers unrounded.
     """
     drawn = folder / "figures"
-    page = _template().render(
+    page = template("evaluation/report.html.j2").render(
         report=report,
-        disclaimer=DISCLAIMER,
+        summarise=summarise,
         words=in_words(report.comparison),
         classes=CLASSES,
         display=figures.SHORT,
@@ -164,20 +151,20 @@ def in_words(rows: Sequence[Row]) -> list[str]:
 
 
 def _protocol_in_words(rows: Sequence[Row]) -> str:
-    right = _listed(f"{_percent(row['accuracy_mean'])} for {row['model']}" for row in rows)
+    right = listed(f"{percent(row['accuracy_mean'])} for {row['model']}" for row in rows)
     few, many = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
     runs = "one seed" if many == 1 else f"mean of {many if few == many else f'{few} to {many}'} seeds"
     under = f"Under the {rows[0]['protocol']} protocol the share of {rows[0]['slices']:,} test slices named correctly"
     text = f"{under} is {right} ({runs})."
     said = [(row["model"], row["accuracy_reported"]) for row in rows if row.get("accuracy_reported") is not None]
     if said:
-        text += f" The student report gives {_listed(f'{_percent(value)} for {name}' for name, value in said)}."
+        text += f" The student report gives {listed(f'{percent(value)} for {name}' for name, value in said)}."
     floor = next((row["memoriser_accuracy"] for row in rows if row["memoriser_accuracy"] is not None), None)
     return text if floor is None else text + _memoriser_in_words(floor, max(row["accuracy_mean"] for row in rows))
 
 
 def _memoriser_in_words(floor: float, best: float) -> str:
-    text = f" The memoriser, which only looks up the most similar training slice, reaches {_percent(floor)}"
+    text = f" The memoriser, which only looks up the most similar training slice, reaches {percent(floor)}"
     if floor >= best:
         return text + ", no less than any model: a score here says little about slices that are really new."
     return text + f"; the best model is {100 * (best - floor):.1f} points above it."
@@ -188,22 +175,22 @@ def _about(report: Report, folder: Path) -> dict[str, Illustration]:
     shown = {}
     if report.classes is not None:
         counts = report.classes.value_counts(["split", "label"], sort=False).reset_index(name="slices")
-        bars = _listed(f"{split} {label} {slices}" for split, label, slices in counts.itertuples(index=False))
+        bars = listed(f"{split} {label} {slices}" for split, label, slices in counts.itertuples(index=False))
         alt = f"Bars of slices by split and class: {bars}."
         caption = "How many slices each class has in each split: see whether a class is rare, or rarer in one split."
-        shown["classes"] = _save(folder, "classes", figures.class_distribution(report.classes), alt, caption)
+        shown["classes"] = illustrate(folder, "classes", figures.class_distribution(report.classes), alt, caption)
     if report.samples is not None:
         figure = figures.sample_grid(report.samples.images, report.samples.labels)
-        alt = f"{len(report.samples.labels)} slices with their classes: {_listed(report.samples.labels)}."
+        alt = f"{len(report.samples.labels)} slices with their classes: {listed(report.samples.labels)}."
         caption = "Slices as the data set labels them: see how planes, framing and contrast differ between classes."
-        shown["samples"] = _save(folder, "samples", figure, alt, caption, "png")
+        shown["samples"] = illustrate(folder, "samples", figure, alt, caption, "png")
     if report.epochs is not None:
         last = report.epochs.groupby("epoch")["test_accuracy"].mean()
-        alt = "Accuracy against epochs trained; mean test accuracy " + _listed(
+        alt = "Accuracy against epochs trained; mean test accuracy " + listed(
             f"{last[epoch]:.3f} after {epoch}" for epoch in sorted({last.index[0], last.index[-1]})
         )
         caption = "See how much of the gap between the two published figures is training time alone."
-        shown["epochs"] = _save(folder, "epochs", figures.epoch_curve(report.epochs), alt, caption)
+        shown["epochs"] = illustrate(folder, "epochs", figures.epoch_curve(report.epochs), alt, caption)
     return shown
 
 
@@ -218,32 +205,32 @@ def _of_model(section: ModelSection, folder: Path, slug: str) -> list[Illustrati
         )
         caption = "Loss and accuracy by epoch, a line a run: see whether validation still improves or has turned."
         figure = figures.curves(section.histories, f"{section.name}: training")
-        shown.append(_save(folder, f"{slug}-curves", figure, alt, caption))
+        shown.append(illustrate(folder, f"{slug}-curves", figure, alt, caption))
     for part in parts[-1:]:
         figure = figures.reliability(section.predictions[part], f"{section.name}: {part}")
         alt = f"Share of right answers of {section.name} against the probability given, {part} slices."
         caption = "Bars below the dashed line are answers given more surely than they deserve"
         caption += f" (pale: fewer than {figures.FEW} slices)."
-        shown.append(_save(folder, f"{slug}-reliability-{part}", figure, alt, caption))
+        shown.append(illustrate(folder, f"{slug}-reliability-{part}", figure, alt, caption))
     return shown
 
 
 def _of_confusion(section: ModelSection, part: str, folder: Path, slug: str) -> Illustration:
     matrix = np.asarray(section.scores[part][0]["confusion"])
-    right = _listed(f"{name} {matrix[k, k]} of {matrix[k].sum()}" for k, name in enumerate(CLASSES))
+    right = listed(f"{name} {matrix[k, k]} of {matrix[k].sum()}" for k, name in enumerate(CLASSES))
     alt = f"Confusion matrix of {section.name} on {part} slices; right are {right}."
     caption = f"Off the diagonal, see which classes are taken for which ({part}, first seed; rows are the truth)."
     figure = figures.confusion(matrix, f"{section.name}: {part}")
-    return _save(folder, f"{slug}-confusion-{part}", figure, alt, caption)
+    return illustrate(folder, f"{slug}-confusion-{part}", figure, alt, caption)
 
 
 def _of_roc(section: ModelSection, part: str, folder: Path, slug: str) -> Illustration:
     figure = figures.roc(section.predictions[part], f"{section.name}: {part}")
     areas = flat(section.scores[part][0]) if section.scores.get(part) else {}
-    known = _listed(f"{name} {areas[f'auc_{name}']:.3f}" for name in CLASSES if areas.get(f"auc_{name}") is not None)
+    known = listed(f"{name} {areas[f'auc_{name}']:.3f}" for name in CLASSES if areas.get(f"auc_{name}") is not None)
     alt = f"ROC curves of {section.name} on {part} slices; areas: {known or 'not defined'}."
     caption = f"Each class against the rest ({part}, first seed): the nearer to the upper left corner, the better."
-    return _save(folder, f"{slug}-roc-{part}", figure, alt, caption)
+    return illustrate(folder, f"{slug}-roc-{part}", figure, alt, caption)
 
 
 def _of_mistakes(section: ModelSection, folder: Path, slug: str) -> Illustration | None:
@@ -252,17 +239,9 @@ def _of_mistakes(section: ModelSection, folder: Path, slug: str) -> Illustration
         return None
     figure = figures.mistakes_grid(wrong.images, wrong.true, wrong.predicted, wrong.probability)
     pairs = zip(wrong.true, wrong.predicted, wrong.probability, strict=True)
-    alt = f"Slices {section.name} got wrong: " + _listed(f"{t} called {p} at {q:.2f}" for t, p, q in pairs) + "."
+    alt = f"Slices {section.name} got wrong: " + listed(f"{t} called {p} at {q:.2f}" for t, p, q in pairs) + "."
     caption = f"The wrong answers {section.name} was surest of, worst first (truth → answer, its probability)."
-    return _save(folder, f"{slug}-mistakes", figure, alt, caption, "png")
-
-
-def _save(folder: Path, name: str, figure: Figure, alt: str, caption: str, inline: str = "svg") -> Illustration:
-    """Write the figure's files and give its `inline` form: drawings stay sharp as SVG, slices are smaller as PNG."""
-    figures.save(figure, folder, name)
-    kind = {"svg": "image/svg+xml", "png": "image/png"}[inline]
-    content = base64.b64encode((folder / f"{name}.{inline}").read_bytes()).decode("ascii")
-    return Illustration(f"data:{kind};base64,{content}", alt, caption)
+    return illustrate(folder, f"{slug}-mistakes", figure, alt, caption, "png")
 
 
 def _slugs(sections: Sequence[ModelSection]) -> Iterator[tuple[ModelSection, str]]:
@@ -300,45 +279,3 @@ def _plain_model(section: ModelSection) -> dict[str, Any]:
         "summary": {part: summarise(runs) for part, runs in section.scores.items()},
         "intervals": section.intervals,
     }
-
-
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "facts": _facts, "summary": summarise, "clock": _clock}
-    environment.tests["known"] = _is_known
-    return environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
-
-
-def _is_known(value: Any) -> bool:
-    """Whether a number is there: not missing, not None, not NaN."""
-    return isinstance(value, int | float) and value == value
-
-
-def _number(value: Any, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if _is_known(value) else "–"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
-
-
-def _listed(items: Any) -> str:
-    *some, last = list(items) or [""]
-    return f"{', '.join(some)} and {last}" if some else str(last)
-
-
-def _facts(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Nested facts as (name, value) pairs, the names joined with a dot."""
-    rows: list[tuple[str, str]] = []
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            rows += _facts(value, f"{above}{name}.")
-        else:
-            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            rows.append((f"{above}{name}", _listed(value) if isinstance(value, list | tuple) else str(shown)))
-    return rows

@@ -171,7 +171,7 @@ def _gather(folder: Path, catalogue: Catalogue) -> None:
     """Pool the folds' predictions into predictions.csv: path, label, patient, picture, part, fold and probabilities."""
     if (folder / "predictions.csv").exists():
         return
-    frames = [pd.read_csv(file, float_precision="round_trip") for file in sorted(folder.glob("fold-*/predictions.csv"))]
+    frames = [pd.read_csv(file) for file in sorted(folder.glob("fold-*/predictions.csv"))]
     pooled = pd.concat(frames, ignore_index=True)
     facts = catalogue.table.iloc[pooled.pop("row")][["path", "label", "source", "plane", "patient", "picture"]]
     write_csv(folder / "predictions.csv", pd.concat([facts.reset_index(drop=True), pooled], axis=1))
@@ -180,7 +180,7 @@ def _gather(folder: Path, catalogue: Catalogue) -> None:
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
     """predictions.csv of a run folder; ids stay text."""
     text = dict.fromkeys(("path", "label", "source", "plane", "patient", "picture", "part"), str)
-    return pd.read_csv(Path(run) / "predictions.csv", dtype=text, keep_default_na=False, float_precision="round_trip")
+    return pd.read_csv(Path(run) / "predictions.csv", dtype=text, keep_default_na=False)
 
 
 def _labels(catalogue: Catalogue) -> np.ndarray:

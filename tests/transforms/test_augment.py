@@ -1,0 +1,110 @@
+"""Augmentation: drawn first, applied after; maps whose outcome is known, and that what was drawn rebuilds the batch."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tumorscope.config import Augment
+from tumorscope.transforms.augment import Draw, apply, draw
+
+ALL = Augment(mirror=0.5, rotate=15, scale=0.1, shift=0.1)
+
+
+def batch(count: int = 5, side: int = 12) -> torch.Tensor:
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=0.02)  # of 255 grey levels
+
+
+def test_what_was_drawn_rebuilds_the_same_batch():
+    images = batch()
+    drawn = draw(ALL, len(images), seeded())
+    assert drawn is not None
+    once = apply(images, drawn)
+    assert torch.equal(once, apply(images, Draw(drawn.affine.clone())))
+    assert not torch.equal(once, images)
+
+
+def test_the_same_seed_draws_the_same_maps_and_goes_on():
+    generator = seeded()
+    first, second = draw(ALL, 4, generator), draw(ALL, 4, generator)
+    again = draw(ALL, 4, seeded())
+    assert first is not None
+    assert second is not None
+    assert again is not None
+    assert torch.equal(first.affine, again.affine)
+    assert not torch.equal(first.affine, second.affine)
+
+
+def test_a_recipe_without_augmentation_draws_nothing_and_changes_nothing():
+    generator = seeded()
+    before = generator.get_state()
+    assert draw(Augment(), 4, generator) is None
+    assert torch.equal(before, generator.get_state())
+    images = batch()
+    assert apply(images, None) is images
+
+
+def test_the_identity_leaves_a_batch_as_it_is():
+    images = batch()
+    close(apply(images, Draw(torch.eye(2, 3).repeat(5, 1, 1))), images)
+
+
+def test_a_certain_mirror_is_a_flip_and_an_impossible_one_is_none():
+    images = batch()
+    close(apply(images, draw(Augment(mirror=1), 5, seeded())), images.flip(3))
+    tiny = draw(Augment(mirror=0, shift=1e-9), 5, seeded())
+    close(apply(images, tiny), images)
+
+
+def test_a_mirror_comes_at_its_rate():
+    drawn = draw(Augment(mirror=0.3), 20_000, seeded())
+    assert drawn is not None
+    assert float((drawn.affine[:, 0, 0] < 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_quarter_turn_is_a_quarter_turn():
+    images = batch()
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0]]).repeat(5, 1, 1)
+    turned = apply(images, Draw(quarter))
+    assert min((turned - images.rot90(k, (2, 3))).abs().max() for k in (1, 3)) < 0.02
+
+
+def test_a_shift_by_whole_pixels_brings_black_in():
+    """A shift of 2/12 in -1..1 is one pixel of twelve; the output at x takes the input at x + 1."""
+    images = batch()
+    moved = apply(images, Draw(torch.tensor([[1.0, 0, 2 / 12], [0, 1, 0]]).repeat(5, 1, 1)))
+    close(moved[..., :-1], images[..., 1:])
+    close(moved[..., -1], torch.zeros(5, 1, 12))
+
+
+@given(
+    mirror=st.floats(0, 1),
+    rotate=st.floats(0, 180),
+    scale=st.floats(0, 0.9),
+    shift=st.floats(0, 0.9),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=50, deadline=None)
+def test_every_map_is_a_turn_a_zoom_and_a_shift_within_the_recipes_limits(mirror, rotate, scale, shift, seed):
+    drawn = draw(Augment(mirror=mirror, rotate=rotate, scale=scale, shift=shift), 20, seeded(seed))
+    if drawn is None:
+        assert not any((mirror, rotate, scale, shift))
+        return
+    square, moved = drawn.affine[:, :, :2].double(), drawn.affine[:, :, 2]
+    zoom = torch.linalg.det(square).abs().sqrt()
+    assert ((zoom - 1).abs() <= scale + 1e-5).all()
+    assert (moved.abs() <= shift + 1e-6).all()
+    angle = torch.atan2(-square[:, 0, 1], square[:, 1, 1]).abs() * 180 / math.pi
+    assert (angle <= rotate + 1e-3).all()
+    turn = square / zoom[:, None, None]
+    torch.testing.assert_close(turn @ turn.mT, torch.eye(2).double().repeat(20, 1, 1), rtol=0, atol=1e-5)
