@@ -15,6 +15,8 @@ from tumorscope.errors import DataNotFound, InputRejected, SplitLeak
 
 FOLDS = 5
 VALIDATION_SHARE = 0.2
+#: Columns that say who a slice shows: the published id, and ids taken together that are most likely one person's.
+PATIENT = ("patient", "patient_group")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def prove(fold: Fold, table: pd.DataFrame) -> None:
     """Raise `SplitLeak`, naming the slices, unless no slice and nothing that the protocol keeps apart is on two sides."""
     parts = {"training": fold.train, "validation": fold.validation, "test": fold.test}
     for column in KEPT_APART[fold.protocol]:
+        if column == "patient_group" and column not in table:
+            continue
         keys = pd.Series(np.arange(len(table)) if column == "slice" else _known(table[column]))
         for one, other in (("training", "validation"), ("training", "test"), ("validation", "test")):
             left, right = keys.iloc[parts[one]].dropna(), keys.iloc[parts[other]].dropna()
@@ -96,12 +100,16 @@ def leaks(table: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> dict[str,
 
 
 def groups(table: pd.DataFrame, by_patient: bool) -> np.ndarray:
-    """Group of every slice: its picture, joined with all else of the same patient where known. int64 (n,)."""
+    """Group of every slice: its picture, joined with all else of the same patient where known. int64 (n,).
+
+    Patients of one `patient_group`, which may be one person under two ids, count as one.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     _need_pictures(table)
-    keys = [table["picture"].to_numpy()] + ([table["patient"].to_numpy()] if by_patient else [])
+    columns_of = ("picture", *(PATIENT if by_patient else ()))
+    keys = [table[name].to_numpy() for name in columns_of if name in table]
     rows, columns, width = [], [], 0
     for key in keys:
         codes, names = pd.factorize(key)
@@ -156,6 +164,35 @@ def _cross_validation(name: str, by_patient: bool) -> Callable[[pd.DataFrame, in
         return made
 
     return make
+
+
+def _published_folds(table: pd.DataFrame, seed: int) -> list[Fold]:
+    """The author's five folds of the figshare set over one slice a picture; slices without one are dealt out by group.
+
+    They keep published patient ids apart, but not every pair of ids that may be one person's: the leak says how many.
+    """
+    rows = one_per_picture(table)
+    author = table["fold"].to_numpy()[rows] if "fold" in table else np.full(len(rows), "")
+    names = sorted(set(author) - {""})
+    if len(names) != FOLDS:
+        raise DataNotFound(f"published-cv: {len(names)} published folds are known, {FOLDS} are needed. Use patient-cv.")
+    group = _by_published_id(table)
+    fold_of = pd.Series(author)
+    rest = rows[author == ""]
+    if len(rest):
+        for index, (_, held) in enumerate(_grouped(rest, table, group, seed, "folds")):
+            fold_of[np.isin(rows, held)] = names[index]
+    made = []
+    for index, name in enumerate(names):
+        held = (fold_of == name).to_numpy()
+        train, validation = _hold_out(rows[~held], table, group, seed)
+        leak = leaks(table.assign(patient=table["patient_group"]), rows[~held], rows[held])
+        made.append(Fold("published-cv", index, train, validation, rows[held], leak))
+    return made
+
+
+def _by_published_id(table: pd.DataFrame) -> np.ndarray:
+    return groups(table.drop(columns="patient_group", errors="ignore"), by_patient=True)
 
 
 def _external(table: pd.DataFrame, seed: int) -> list[Fold]:
@@ -220,6 +257,7 @@ PROTOCOLS: dict[str, Callable[[pd.DataFrame, int], list[Fold]]] = {
     "clean": _clean,
     "picture-cv": _cross_validation("picture-cv", by_patient=False),
     "patient-cv": _cross_validation("patient-cv", by_patient=True),
+    "published-cv": _published_folds,
     "external": _external,
 }
 #: What may not be on two sides, by protocol.
@@ -227,6 +265,7 @@ KEPT_APART = {
     "official": ("slice",),
     "clean": ("slice", "picture"),
     "picture-cv": ("slice", "picture"),
-    "patient-cv": ("slice", "picture", "patient"),
-    "external": ("slice", "picture", "patient"),
+    "patient-cv": ("slice", "picture", *PATIENT),
+    "published-cv": ("slice", "picture", "patient"),
+    "external": ("slice", "picture", *PATIENT),
 }

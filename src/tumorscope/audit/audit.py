@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tumorscope.audit import memoriser
 from tumorscope.audit.conflicts import LabelIssues, conflicts, label_issues
 from tumorscope.audit.confounding import Confounding, confounding
+from tumorscope.audit.identify import CONFIRM, SMALL, picture_ids, shared_patients
 from tumorscope.audit.leakage import copies, leakage, memorisers
 from tumorscope.audit.patients import link as link_slices
 from tumorscope.audit.patients import patients_from, read_figshare
@@ -21,9 +22,6 @@ from tumorscope.audit.pictures import Pictures, group_pictures
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue, save
 from tumorscope.errors import DataNotFound
-
-#: Resolutions of the first and the second look at pairs; the second one's pixels are the thumbnails too.
-SMALL, CONFIRM = 32, 128
 
 #: Called with the stage, what is done of it, and all of it.
 Progress = Callable[[str, int, int], None]
@@ -127,11 +125,6 @@ def adopt(catalogue: Catalogue, audit: Audit) -> Catalogue:
     return adopted
 
 
-def picture_ids(group: NDArray[np.int64], pixels_sha256: "pd.Series[str]") -> "pd.Series[str]":
-    """A name for every picture that does not depend on the order of slices: 12 digits of its lowest pixel hash."""
-    return pixels_sha256.groupby(group).transform("min").str[:12].rename("picture")
-
-
 def compare_known(before: pd.DataFrame, after: pd.DataFrame) -> str:
     """How picture and patient ids that a catalogue came with compare with those found; "" where it came with none."""
     said = []
@@ -159,13 +152,13 @@ def _link(path: Path, table: pd.DataFrame, small: NDArray[np.uint8], confirm: ND
 
 def _identified(table: pd.DataFrame, found: Pictures, links: pd.DataFrame | None) -> pd.DataFrame:
     """The table with pictures, and with patients by link; a picture's one known patient counts for all of its slices."""
-    patient = table["patient"].copy()
     if links is not None:
-        patient.iloc[links["row"].to_numpy()] = links["patient"].to_numpy()
-    named = patient.where(patient != "")
-    only = named.groupby(found.group).transform("first").where(named.groupby(found.group).transform("nunique") == 1)
-    picture = picture_ids(found.group, table["pixels_sha256"])
-    return table.assign(picture=picture, patient=named.fillna(only).fillna(""))
+        rows = table.index[links["row"]]
+        columns = {name: table[name].copy() for name in ("patient", "patient_group", "fold")}
+        for name, column in columns.items():
+            column.loc[rows] = links[name].astype(str).to_numpy()
+        table = table.assign(**columns)
+    return shared_patients(table.assign(picture=picture_ids(found.group, table["pixels_sha256"])), found.group)
 
 
 def _confounding(

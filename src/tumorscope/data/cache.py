@@ -48,6 +48,8 @@ def _stored(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _decode(catalogue: Catalogue, size: int, progress: Progress | None) -> np.ndarray:
     """Decode every slice again at `size`, checking that its bytes are those of the catalogue."""
+    if catalogue.parts:
+        return np.concatenate([pixels(part, size, progress) for part in catalogue.parts])
     source = catalogue.source()
     members = {member.name: member for member in source.members}
     table = catalogue.table

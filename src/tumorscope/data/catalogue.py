@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -16,6 +16,7 @@ import pandas as pd
 
 from tumorscope import home
 from tumorscope.data.decode import check_side, decode, shrink
+from tumorscope.data.known import fill
 from tumorscope.data.layout import Layout, Planned, plan
 from tumorscope.data.sources import Source, check, fingerprint, open_source, readable
 from tumorscope.errors import DataNotFound, InputRejected, TumorscopeError
@@ -23,10 +24,10 @@ from tumorscope.files import replacing, write_json
 
 COLUMNS = (
     *("path", "label", "split", "source", "patient", "picture", "sha256", "pixels_sha256", "width", "height"),
-    *("mode", "format", "bytes", "quantisation", "mask", "plane"),
+    *("mode", "format", "bytes", "quantisation", "mask", "plane", "patient_group", "fold"),
 )
 #: Raised when a row or a pixel would come out differently, so that older caches are not taken for new ones.
-FORMAT = 1
+FORMAT = 2
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +40,7 @@ class Catalogue:
     rejected : DataFrame with path and reason, a row a file that was left out
     folder : where the catalogue and its pixel caches lie
     origin : the archive or folder that the slices are read from
+    parts : for a catalogue joined of two, those two
     """
 
     name: str
@@ -47,6 +49,7 @@ class Catalogue:
     folder: Path
     origin: Path
     notices: tuple[str, ...] = field(default=())
+    parts: tuple["Catalogue", ...] = field(default=())
 
     @property
     def digest(self) -> str:
@@ -117,7 +120,7 @@ def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], p
     if not rows:
         raise _nothing(source, rejected)
     name = readable(source.path.stem)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = fill(pd.DataFrame(rows, columns=list(COLUMNS)))
     catalogue = Catalogue(name, table, pd.DataFrame(rejected, columns=["path", "reason"]), folder, source.path, notices)
     save(catalogue)
     for size, array in zip(sizes, pixels, strict=True):
@@ -134,6 +137,29 @@ def _nothing(source: Source, rejected: list[tuple[str, str]]) -> DataNotFound:
         f"{found}Expected Training/<class>/ and Testing/<class>/, or <class>/ folders; "
         "map other names with --classes no=notumor."
     )
+
+
+def join(one: Catalogue, other: Catalogue) -> Catalogue:
+    """Two sets as one: `one` marked "train", `other` marked "test", paths with the set's name before a colon.
+
+    Raises `InputRejected` where both are the same set.
+    """
+    if one.digest == other.digest:
+        raise InputRejected(other.name, other.digest, f"the same bytes as {one.name}", "Give another set.")
+    names = (one.name, other.name if other.name != one.name else f"{other.name}-{other.digest[:4]}")
+    tables = [
+        part.table.assign(path=f"{name}:" + part.table["path"], split=split, source=name)
+        for part, name, split in zip((one, other), names, ("train", "test"), strict=True)
+    ]
+    title = f"{names[0]} with {names[1]}"
+    key = hashlib.sha256(f"{one.digest}|{other.digest}|{title}".encode()).hexdigest()[:12]
+    folder = home.datasets() / f"{_slug(Path(title))}-{key}"
+    stored = _stored(folder, one.origin)
+    if stored is not None:
+        return replace(stored, parts=(one, other))
+    table = pd.concat(tables, ignore_index=True).assign(picture="")  # named anew, so that shared ones are found
+    rejected = pd.concat([one.rejected, other.rejected], ignore_index=True)
+    return Catalogue(title, table, rejected, folder, one.origin, (), (one, other))
 
 
 def save(catalogue: Catalogue) -> None:

@@ -1,8 +1,9 @@
 """From file names to label, split, patient, plane and mask: what the folders and an optional metadata.csv say.
 
 Known layouts: `Training/<class>/`, `Testing/<class>/` (Kaggle, both versions), `<class>/` alone, and either of them below
-any number of wrapping folders. A `metadata.csv` with a `path` column, relative to its own folder, may add patient, plane
-and mask, a row a slice.
+any number of wrapping folders. A `metadata.csv` with a `path` column, relative to its own folder, may add label, patient,
+patient_group, fold, plane and mask, a row a slice. Two published sets repacked as images have one of their own, and are
+read too: the figshare set (id, pid, class, fold) and slices of TCIA Brain-Tumor-Progression (file, patient, tumor_pixels).
 """
 
 import csv
@@ -15,6 +16,8 @@ from tumorscope.errors import InputRejected
 from tumorscope.labels import BY_FOLDER, CLASSES
 
 SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
+#: What metadata.csv may say of a slice beyond its label.
+DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
 
 
@@ -27,6 +30,8 @@ class Planned:
     split: str
     source: str
     patient: str = ""
+    patient_group: str = ""
+    fold: str = ""
     plane: str = ""
     mask: str = ""
 
@@ -38,7 +43,7 @@ class Planned:
     def columns(self) -> dict[str, object]:
         """The catalogue columns known without opening the file."""
         return {
-            **{name: getattr(self, name) for name in ("path", "label", "split", "source", "patient", "plane", "mask")},
+            **{name: getattr(self, name) for name in ("path", "label", "split", "source", *DESCRIBED)},
             "picture": "",
         }
 
@@ -68,13 +73,14 @@ def plan(source: Source, layout: Layout) -> tuple[list[Planned], tuple[str, ...]
     unlisted = extra.known - extra.rows.keys()
     planned, others = [], 0
     for member in source.members:
-        label = _label(member.name, classes)
         if member.name in unlisted:
             continue
+        more = dict(extra.rows.get(member.name, {}))
+        said = more.pop("label", "")
+        label = _label(member.name, classes) or classes.get(said.lower())
         if label is None or PurePosixPath(member.name).suffix.lower() not in ENDINGS:
             others += 1
             continue
-        more = extra.rows.get(member.name, {})
         planned.append(Planned(member, label, _split(member.name), readable(source.path.stem), **more))
     return planned, tuple(map(readable, (*source.notices, *extra.notices, *_notices(planned, others))))
 
@@ -101,7 +107,7 @@ def _notices(planned: list[Planned], others: int) -> list[str]:
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What metadata.csv says: `rows`, slice name to patient, plane and mask; `known`, names of masks and of itself."""
+    """What metadata.csv says: `rows`, slice name to label and `DESCRIBED`; `known`, names of masks and of itself."""
 
     rows: dict[str, dict[str, str]]
     known: set[str]
@@ -129,6 +135,7 @@ def _rows(name: str, content: bytes) -> list[dict[str, str]]:
 
 def _merge(merged: _Metadata, name: str, rows: list[dict[str, str]], members: set[str]) -> None:
     merged.known.add(name)
+    rows = [_translated(row) for row in rows]
     if rows and "path" not in rows[0]:
         merged.notices.append(f"{name} has no column path; it was not used.")
         return
@@ -137,10 +144,24 @@ def _merge(merged: _Metadata, name: str, rows: list[dict[str, str]], members: se
         path, mask = (_beside(name, row.get(key) or "") for key in ("path", "mask"))
         absent += path not in members or (mask != "" and mask not in members)
         mask = mask if mask in members else ""
-        merged.rows[path] = {**{key: (row.get(key) or "").strip() for key in ("patient", "plane")}, "mask": mask}
+        merged.rows[path] = {key: (row.get(key) or "").strip() for key in ("label", *DESCRIBED)} | {"mask": mask}
         merged.known.add(mask)
     if absent:
         merged.notices.append(f"{name}: {absent} rows name a slice or a mask that is not there.")
+
+
+def _translated(row: dict[str, str]) -> dict[str, str]:
+    """A row in our words; see the module's text for the sets that come with other ones."""
+    if {"id", "pid", "class"} <= row.keys():
+        paths = {"path": f"images/{row['id']}.jpg", "mask": f"masks/{row['id']}.png", "plane": ""}
+        rest = {name: row.get(name) or "" for name in ("fold", "patient_group")}
+        return {**paths, **rest, "label": row["class"], "patient": row["pid"]}
+    if {"file", "patient", "tumor_pixels"} <= row.keys():
+        tumour = row["tumor_pixels"].strip() not in ("", "0")  # a glioblastoma is a glioma
+        described = {"label": "glioma" if tumour else "notumor", "patient": f"TCIA-BTP-{row['patient']:0>2}"}
+        mask = f"masks/{row['file']}" if tumour else ""
+        return {"path": f"images/{row['file']}", "mask": mask, "plane": "axial", **described}
+    return row
 
 
 def _beside(name: str, path: str) -> str:
