@@ -54,11 +54,6 @@ def advice(audit: "Audit") -> list[str]:
     return [*_protocol_advice(audit), *_presence_advice(audit), *_label_advice(audit)]
 
 
-def _block(finding: Finding, width: int) -> str:
-    lines = [finding.title.upper(), _lines(finding.found, width), _lines(finding.means, width, "→ ")]
-    return "\n".join(line for line in lines if line)
-
-
 def _lines(text: str, width: int, mark: str = "") -> str:
     return textwrap.fill(text, width, initial_indent=f"  {mark}", subsequent_indent=" " * (2 + len(mark)))
 

@@ -73,6 +73,22 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def counting_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a stage, fed with (stage, done, all), gone when the stage is done."""
+    with _bars("{task.completed:.0f}/{task.total:.0f}") as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+            if done >= total:
+                bars.remove_task(tasks.pop(stage))
+
+        yield update
+
+
+@contextmanager
 def training_progress() -> Iterator[Callable[["Event"], None]]:
     """A bar a fold with epoch, losses, validation accuracy and time left; a line for each fold that is done."""
     with _bars("{task.completed:.0f}/{task.total:.0f} epochs {task.fields[scores]}") as bars:
