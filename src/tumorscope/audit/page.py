@@ -158,8 +158,7 @@ def _of_labels(audit: Audit, folder: Path) -> Iterator[tuple[str, Illustration]]
     if audit.issues is not None and len(audit.issues.ranked):
         rows = audit.issues.ranked.head(2 * SHOWN)
         columns = (rows[name] for name in ("path", "label", "suggested"))
-        titles = [f"{_short(path)}
-{SHORT[one]}; {SHORT[two]}?" for path, one, two in zip(*columns, strict=True)]
+        titles = [f"{_short(path)}\n{SHORT[one]}; {SHORT[two]}?" for path, one, two in zip(*columns, strict=True)]
         figure = figures.numbered_grid(audit.images[rows["row"]], titles)
         alt = "Slices whose label a trained run doubts: " + listed(title.replace("\n", ", ") for title in titles)
         caption = (
