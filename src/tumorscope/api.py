@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tumorscope.audit.identify import with_pictures
 from tumorscope.audit.memoriser import memoriser_run
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.catalogue import Catalogue
@@ -30,10 +31,13 @@ def train(
 ) -> list[Path]:
     """Train a recipe (or one by name or path) for every seed, score it beside the memoriser; the run folders.
 
+    Every protocol but `official` needs to know copies; they are looked for where the catalogue does not name them yet.
     Folds are trained in worker processes, so a script that calls this needs `if __name__ == "__main__":`, or workers=1.
     Raises `RecipeError`, `DataNotFound`, `SplitLeak` or `RunMismatch`.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if protocol != "official":
+        catalogue = with_pictures(catalogue)
     folder = Path(runs)
     made = train_runs(
         chosen,

@@ -83,6 +83,7 @@ def similarity(twins: NDArray[np.float64], strangers: NDArray[np.float64], thres
             axes.hist(shown, edges, color=colour, alpha=0.75, label=f"{label} ({len(values):,})")
         axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--", label=f"joined from {threshold:g}")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set(ylabel="count", xlim=(low, 1.0))
     axes.set_xlabel("correlation of the edges at 128x128")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.2)

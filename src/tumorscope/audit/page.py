@@ -121,7 +121,7 @@ def _of_twins(audit: Audit, folder: Path) -> Iterator[tuple[str, Illustration]]:
         pairs["fine"].to_numpy(float), audit.pictures.stranger.astype(float), audit.pictures.fine_threshold
     )
     alt = f"Histograms of {len(pairs)} pairs of twins and of every slice's nearest stranger, with the threshold."
-    caption = "Twins lie right of the threshold, strangers left of it: an empty gap means that few can be wrong."
+    caption = "Twins lie right of the threshold, strangers left of it. Where they meet without a gap, look at the weakest links."
     yield "similarity", illustrate(folder, "similarity", figure, alt, caption)
     changed = pairs[pairs["turn"] != "same"]
     split = audit.table["split"].to_numpy()
@@ -142,7 +142,7 @@ def _pairs(audit: Audit, pairs: pd.DataFrame, folder: Path, name: str, caption: 
         f"{_short(path[i])} and {_short(path[j])}\n{how}, {fine:.3f}"
         for i, j, how, fine in zip(pairs["i"], pairs["j"], turned, pairs["fine"], strict=True)
     ]
-    figure = figures.pairs_grid(audit.images[pairs["i"]], audit.images[pairs["j"]], titles, columns=3)
+    figure = figures.pairs_grid(audit.images[pairs["i"]], audit.images[pairs["j"]], titles)
     alt = "Pairs of slices side by side: " + listed(title.replace("\n", ", ") for title in titles)
     return illustrate(folder, name, figure, alt, caption, "png")
 

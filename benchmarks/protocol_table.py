@@ -1,0 +1,80 @@
+"""Both networks of the student report and the memoriser under every protocol: benchmarks/results/protocols.json.
+
+python benchmarks/protocol_table.py --data ARCHIVE [--runs runs/protocols] [--seeds 5]
+
+Runs that are there are kept, so that it goes on where it was stopped. The rows are what docs/explanation/protocols.md shows.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+import tumorscope as ts
+from tumorscope.audit.leakage import memorisers
+from tumorscope.evaluation.evaluate import comparison_rows
+from tumorscope.files import write_json
+from tumorscope.training.runs import environment
+
+PROTOCOLS = ("official", "clean", "picture-cv", "patient-cv")
+RECIPES = ("baseline_cnn", "improved_cnn")
+SHOWN = ("accuracy", "balanced_accuracy", "f1_weighted", "type_balanced_accuracy", "presence_auc")
+RESULT = Path(__file__).parent / "results" / "protocols.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--runs", type=Path, default=Path("runs/protocols"))
+    arguments = parser.parse_args()
+    catalogue = ts.load_catalogue(arguments.data, sizes=(30,))
+    seeds = range(arguments.seeds)
+    runs: list[Path] = []
+    for recipe in RECIPES:
+        for protocol in PROTOCOLS:
+            runs += ts.train(recipe, catalogue, protocol, seeds, runs=arguments.runs, resume=True)
+            print(f"{recipe} under {protocol}: done", flush=True)
+    rows = [row for row in comparison_rows(runs) if row["part"] == "test"]
+    floor = memorisers(catalogue.table, ts.pixels(catalogue, 30), seeds)
+    floor = floor[floor["protocol"].isin(PROTOCOLS)]
+    print(markdown(rows, floor))
+    write_json(
+        RESULT,
+        {
+            "command": "python benchmarks/protocol_table.py --data ARCHIVE",
+            "seeds": len(seeds),
+            "catalogue": catalogue.digest,
+            "rows": rows,
+            "memoriser": floor.to_dict("records"),
+            **environment(),
+        },
+    )
+
+
+def markdown(rows: list[dict], floor: pd.DataFrame) -> str:
+    """The table of the docs: accuracy of each model by protocol, the memoriser beside it."""
+    lines = [
+        "| protocol | test slices | model | accuracy | 95 % | balanced | type, balanced |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for protocol in PROTOCOLS:
+        for row in rows:
+            if row["protocol"] == protocol:
+                cells = [f"{row[f'{m}_mean']:.4f} ± {row[f'{m}_sd']:.4f}" for m in ("accuracy", "balanced_accuracy")]
+                interval = f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}"
+                kind = f"{row['type_balanced_accuracy_mean']:.4f}"
+                lines.append(
+                    f"| {protocol} | {row['slices']:,} | {row['model']} | {cells[0]} | {interval} | {cells[1]} | {kind} |"
+                )
+        for _, row in floor[floor["protocol"] == protocol].iterrows():
+            name = "memoriser with mirrors" if row["mirrors"] else "memoriser"
+            interval = f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}"
+            lines.append(
+                f"| {protocol} | | {name} | {row['accuracy']:.4f} | {interval} | {row['balanced_accuracy']:.4f} | |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
