@@ -10,6 +10,7 @@ from tumorscope.data.catalogue import Catalogue
 from tumorscope.files import replacing, write_text
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.protocols import Fold, digest, folds
+from tumorscope.training.runs import place_of
 
 #: Resolution that the memoriser compares at, that of the student report.
 SIZE = 30
@@ -45,7 +46,7 @@ def memorise(images: np.ndarray, labels: np.ndarray, fold: Fold, mirrors: bool =
 
 def memoriser_run(catalogue: Catalogue, protocol: str, seed: int, runs: Path, mirrors: bool = False) -> Path:
     """Predictions of the memoriser under a protocol, as a folder beside the runs; made once for the same data and split."""
-    folder = runs / f"memoriser{'-mirrors' if mirrors else ''}-{protocol}-s{seed}"
+    folder = runs / f"memoriser{'-mirrors' if mirrors else ''}-{place_of(catalogue, protocol, seed)}"
     stamp, file = folder / "data.txt", folder / "predictions.csv"
     split = folds(protocol, catalogue.table, seed)
     data = f"{catalogue.digest} {digest(split, catalogue.table)}"

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from tumorscope.audit.leakage import patient_counts
 from tumorscope.evaluation.figures import SHORT
+from tumorscope.evaluation.pages import listed
 from tumorscope.labels import CLASSES, NO_TUMOUR
 
 if TYPE_CHECKING:
@@ -79,9 +82,10 @@ def _leakage(audit: "Audit") -> Iterator[Finding]:
         return
     total = audit.leakage.iloc[-1]
     again, test = int(total["picture"]), int(total["test"])
+    title, slices, place = _parts(audit.table)
     found = (
-        f"{again:,} of {test:,} test slices ({again / test:.0%}) are a training slice again: {total['only_bytes']:,} the same "
-        f"file, {total['only_pixels']:,} the same pixels, {total['only_picture']:,} mirrored, turned or re-encoded."
+        f"{again:,} of {test:,} {slices} ({again / test:.0%}) are {place} again: {total['only_bytes']:,} the same "
+        f"file, {total['only_pixels']:,} the same pixels, {total['only_picture']:,} mirrored, turned or stored anew."
     )
     if total["patient"]:
         found += (
@@ -89,11 +93,19 @@ def _leakage(audit: "Audit") -> Iterator[Finding]:
         )
     gone = [SHORT[row["class"]] for _, row in audit.leakage.iloc[:-1].iterrows() if row["picture"] == row["test"]]
     if gone:
-        found += f" Of {' and '.join(gone)} no test slice is without its copy in training."
-    means = "The published test score rewards remembering the training slices; it says little about new ones."
+        found += f" Of {' and '.join(gone)} every test slice has its copy in training."
+    means = "A score on these slices rewards remembering the training slices; it says little about new ones."
     if total["new"] >= (1 - NOTABLE) * test:
-        means = "The published test part is new to training, as far as pictures and known patients can show."
-    yield Finding("Published split", found, means)
+        means = "The test part is new to training, as far as pictures and known patients can show."
+    yield Finding(title, found, means)
+
+
+def _parts(table: pd.DataFrame) -> tuple[str, str, str]:
+    """Title, and what test and training slices are called: two parts of one set, or two sets."""
+    train, test = (sorted(set(table.loc[table["split"] == part, "source"])) for part in ("train", "test"))
+    if set(train) & set(test):
+        return "Published split", "test slices", "a training slice"
+    return "External set", f"slices of {listed(test)}", f"a slice of {listed(train)}"
 
 
 def _memoriser(audit: "Audit") -> Iterator[Finding]:

@@ -17,6 +17,10 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Zip archive or folder. Else $TUMORSCOPE_DATA, a download, or the phantom set."),
 ]
+TestDataOption = Annotated[
+    Path | None,
+    typer.Option("--test-data", help="Another set: train on --data, test on this one (protocol external)."),
+]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders go to.")]
 ClassesOption = Annotated[
     list[str] | None,
@@ -56,6 +60,29 @@ def open_catalogue(path: Path | None, classes: list[str] | None = None, sizes: t
             f"the first: {first['path']}: {first['reason']}"
         )
     return catalogue
+
+
+def open_joined(
+    path: Path | None, other: Path | None, classes: list[str] | None = None, sizes: tuple[int, ...] = (30,)
+) -> "Catalogue":
+    """The catalogue at `path`, joined with that at `other` where one is given."""
+    catalogue = open_catalogue(path, classes, sizes)
+    if other is None:
+        return catalogue
+    from tumorscope.data.catalogue import join
+
+    return join(catalogue, open_catalogue(other, classes, sizes))
+
+
+def name_pictures(catalogue: "Catalogue") -> "Catalogue":
+    """The catalogue with copies found where they are not known yet, with progress."""
+    if (catalogue.table["picture"] != "").all():
+        return catalogue
+    say("Looking for copies (mirrored, turned or stored anew), which this protocol keeps on one side.")
+    from tumorscope.audit.identify import with_pictures
+
+    with counting_stages() as progress:
+        return with_pictures(catalogue, progress)
 
 
 @contextmanager

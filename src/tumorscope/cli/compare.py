@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tumorscope.cli.common import ClassesOption, DataOption, open_catalogue
+from tumorscope.cli.common import ClassesOption, DataOption, TestDataOption, open_joined
 from tumorscope.cli.evaluate import show
 
 
@@ -13,11 +13,19 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     data: DataOption = None,
     classes: ClassesOption = None,
+    test_data: TestDataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("reports/compare"),
 ) -> None:
     """Compare runs: a table here, and a report with figures, JSON and CSV; prints where the report lies."""
     from tumorscope.evaluation.assemble import report_of
+    from tumorscope.evaluation.evaluate import differences
 
     show(runs)
-    catalogue = open_catalogue(data, classes)
+    for row in differences(runs):
+        points = "{:+.1f} points (95 % {:+.1f} to {:+.1f}".format(
+            *(100 * row[k] for k in ("difference", "low", "high"))
+        )
+        pair = f"test accuracy of {row['one']} less that of {row['other']}"
+        typer.echo(f"{row['protocol']}: {pair}: {points}, p {row['p']:.3f})")
+    catalogue = open_joined(data, test_data, classes)
     typer.echo(report_of(runs, catalogue, out))

@@ -38,6 +38,7 @@ def show(runs: list[Path]) -> None:
         "F1 weighted",
         "95 %",
         "memoriser",
+        "presence AUC, sens., spec.",
         "n",
     ):
         table.add_column(column, justify="left" if column in ("model", "protocol", "part") else "right", no_wrap=True)
@@ -47,6 +48,7 @@ def show(runs: list[Path]) -> None:
             *(spread(row, name) for name in ("accuracy", "balanced_accuracy", "f1_weighted")),
             f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
             "" if row["memoriser_accuracy"] is None else f"{row['memoriser_accuracy']:.4f}",
+            " ".join(short(row[f"presence_{name}_mean"]) for name in ("auc", "sensitivity", "specificity")),
             str(row["slices"]),
         )
     console = Console()
@@ -54,6 +56,11 @@ def show(runs: list[Path]) -> None:
     for note in leak_notes(runs):
         typer.echo(note)
     typer.echo(f"Scores of each run are in its scores.json, for example {runs[0] / 'scores.json'}")
+
+
+def short(value: float | None) -> str:
+    """Two decimals, a dash for what is not known."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def spread(row: dict[str, Any], metric: str) -> str:

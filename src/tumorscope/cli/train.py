@@ -1,17 +1,36 @@
 """`tumorscope train`: a recipe under a protocol, for one seed or several."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorscope.cli.common import ClassesOption, DataOption, RunsOption, open_catalogue, say, training_progress
+from tumorscope.cli.common import (
+    ClassesOption,
+    DataOption,
+    RunsOption,
+    TestDataOption,
+    name_pictures,
+    open_joined,
+    say,
+    training_progress,
+)
+
+if TYPE_CHECKING:
+    from tumorscope.data.catalogue import Catalogue
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Shipped recipe (see --list) or path of a .toml file.")] = "",
     data: DataOption = None,
-    protocol: Annotated[str, typer.Option(help="official, clean, picture-cv, patient-cv or external.")] = "official",
+    test_data: TestDataOption = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="official, clean, picture-cv or patient-cv; external with --test-data. Default official."),
+    ] = "",
+    folds: Annotated[
+        str, typer.Option(help="published: the figshare author's five folds, with patient-cv. Default ours.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted up from --seed.")] = 1,
     set_: Annotated[
@@ -37,7 +56,12 @@ def train(
         raise typer.Exit(0 if list_ else 2)
     overrides = dict(parse_override(item) for item in set_ or [])
     chosen = load_recipe(recipe, {**overrides, **({"name": name} if name else {})})
-    catalogue = open_catalogue(data, classes, (chosen.input.size,))
+    protocol = chosen_protocol(protocol, folds, test_data is not None)
+    catalogue = open_joined(data, test_data, classes, (chosen.input.size,))
+    if protocol != "official":
+        catalogue = name_pictures(catalogue)
+    if test_data is not None:
+        say(removed(catalogue))
     say(f"Training {chosen.name} under {protocol}, {seeds} seed{'s' if seeds > 1 else ''}, into {runs}/")
     with training_progress() as report:
         from tumorscope.api import train as train_recipe
@@ -57,3 +81,26 @@ def train(
     from tumorscope.cli.evaluate import show
 
     show(folders)
+
+
+def chosen_protocol(protocol: str, folds: str, external: bool) -> str:
+    """The protocol's own name from the options; wrong combinations are wrong use."""
+    if external and protocol not in ("", "external"):
+        raise typer.BadParameter(f"{protocol}: with --test-data it is external", param_hint="--protocol")
+    if not external and protocol == "external":
+        raise typer.BadParameter("external needs the other set: --test-data PATH", param_hint="--protocol")
+    if folds not in ("", "published"):
+        raise typer.BadParameter(f"{folds}: expected published", param_hint="--folds")
+    if folds and protocol != "patient-cv":
+        raise typer.BadParameter("published folds go with --protocol patient-cv", param_hint="--folds")
+    return "published-cv" if folds else "external" if external else protocol or "official"
+
+
+def removed(catalogue: "Catalogue") -> str:
+    """How much of the external set is left out because training holds it, in words."""
+    from tumorscope.protocols import folds
+
+    test = int((catalogue.table["split"] == "test").sum())
+    left = len(folds("external", catalogue.table, 0)[0].test)
+    again = "none of them is in the training set" if left == test else f"{test - left:,} are in the training set again"
+    return f"External set: {test:,} slices; {again}{'' if left == test else f' and were removed, {left:,} are left'}."

@@ -12,7 +12,7 @@ import pandas as pd
 from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.evaluation.evaluate import by_model, comparison_rows, leak_notes, pooled_intervals
+from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, pooled_intervals
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
 from tumorscope.evaluation.scores import worst_mistakes
 from tumorscope.labels import CLASSES
@@ -43,6 +43,7 @@ def report_of(
         classes=catalogue.table,
         samples=_samples(catalogue),
         epochs=epochs,
+        differences=differences(runs),
     )
     return write_report(folder, report)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tumorscope.errors import DataNotFound
-from tumorscope.evaluation.intervals import bootstrap
+from tumorscope.evaluation.intervals import bootstrap, paired_difference
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row
 from tumorscope.evaluation.scores import flat, score
 from tumorscope.files import write_json
@@ -35,7 +35,7 @@ def evaluate_run(run: Path) -> dict[str, Any]:
 def memoriser_of(run: Path) -> pd.DataFrame | None:
     """The memoriser's predictions under the run's protocol and seed, where they lie beside it."""
     facts = _facts(run)
-    folder = run.parent / f"memoriser-{facts['protocol']}-s{facts['seed']}"
+    folder = run.parent / f"memoriser{run.name.removeprefix(facts['recipe'])}"
     return read_predictions(folder) if (folder / "predictions.csv").exists() else None
 
 
@@ -86,16 +86,45 @@ def pooled_intervals(runs: Sequence[Path], part: str) -> dict[str, Interval]:
     return bootstrap(pooled[pooled["part"] == part])
 
 
+def differences(runs: Sequence[Path]) -> list[Row]:
+    """Test accuracy of every model less that of every later one and of the memoriser, under the same protocol.
+
+    A row a pair: protocol, one, other, and `intervals.paired_difference` over all seeds (patients are resampled).
+    """
+    tables: dict[str, dict[str, pd.DataFrame]] = {}
+    for (recipe, protocol), several in by_model(runs).items():
+        tables.setdefault(protocol, {})[recipe] = _pooled_test([read_predictions(one["run"]) for one in several])
+        floors = [memoriser_of(one["run"]) for one in several]
+        known = [floor for floor in floors if floor is not None]
+        if known and "memoriser" not in tables[protocol]:
+            tables[protocol]["memoriser"] = _pooled_test(known)
+    rows = []
+    for protocol, known_as in tables.items():
+        names = sorted(known_as, key=lambda name: name == "memoriser")
+        rows += [
+            {"protocol": protocol, "one": one, "other": other, **paired_difference(known_as[one], known_as[other])}
+            for place, one in enumerate(names)
+            for other in names[place + 1 :]
+        ]
+    return rows
+
+
+def _pooled_test(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    pooled = pd.concat(predictions, ignore_index=True)
+    return pooled[pooled["part"] == "test"]
+
+
 def leak_notes(runs: Sequence[Path]) -> list[str]:
-    """A sentence for each protocol whose test slices are in training again."""
+    """A sentence for each protocol whose test slices, of all folds together, are in training again."""
     notes = {}
     for (_, protocol), several in by_model(runs).items():
-        for leak in several[0]["leak"]:
-            again = ", ".join(
-                f"{leak[kind]} by {kind}" for kind in ("bytes", "pixels", "picture", "patient") if kind in leak
-            )
-            notes[protocol] = (
-                f"Leak in {protocol}: of {leak['test']} test slices, training and validation hold again: {again}. "
-                f"{leak['none']} are new to them."
-            )
+        if not several[0]["leak"]:
+            continue
+        leak = {kind: sum(fold[kind] for fold in several[0]["leak"]) for kind in several[0]["leak"][0]}
+        kinds = ("bytes", "pixels", "picture", "patient")
+        again = ", ".join(f"{leak[kind]} by {kind}" for kind in kinds if kind in leak)
+        notes[protocol] = (
+            f"Leak in {protocol}: of {leak['test']} test slices, training and validation hold again: {again}. "
+            f"{leak['none']} are new to them."
+        )
     return list(notes.values())

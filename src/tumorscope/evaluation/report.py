@@ -73,7 +73,8 @@ class Report:
 
     `data` and `environment` are facts by name (nested dictionaries are flattened); `notices` stand at the top, such as
     that the slices are phantoms; `comparison` has the rows of `comparison_row`; `classes` is a catalogue table;
-    `epochs` is the table of `figures.epoch_curve`. What is None is left out with a word saying so.
+    `epochs` is the table of `figures.epoch_curve`; `differences` has the rows of `evaluate.differences`. What is None is
+    left out with a word saying so.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Report:
     classes: pd.DataFrame | None = None
     samples: Samples | None = None
     epochs: pd.DataFrame | None = None
+    differences: Sequence[Row] = ()
 
 
 def comparison_row(
@@ -260,6 +262,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "data": report.data,
         "environment": report.environment,
         "comparison": list(report.comparison),
+        "differences": list(report.differences),
         "models": [_plain_model(section) for section in report.models],
         "epochs": None if report.epochs is None else report.epochs.to_dict("records"),
         "student_report": {f"{model} {part}": dict(v) for (model, part), v in student_report.SCORES.items()},

@@ -1,6 +1,6 @@
 """The main job: both networks of the student report, scored beside the memoriser, and the report of it all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,17 +15,20 @@ PHANTOM_NOTICE = "These slices are drawn, not patients: the scores say that the 
 
 
 def run_main_job(
-    catalogue: Catalogue, recipes: Sequence[str], seeds: Sequence[int], runs: Path, out: Path, report: Report
+    catalogue: Catalogue, plan: Mapping[str, Sequence[int]], runs: Path, out: Path, report: Report
 ) -> Path:
-    """Train `recipes` under a protocol that the data allow, go on where an earlier call stopped, and write the report."""
+    """Train the recipes of `plan` with their seeds, going on where an earlier call stopped, and write the report.
+
+    The protocol is `official` where the set has a published split, else `picture-cv`.
+    """
     protocol = "official" if (catalogue.table["split"] == "test").any() else "picture-cv"
     folders = [
         folder
-        for recipe in recipes
+        for recipe, seeds in plan.items()
         for folder in train(recipe, catalogue, protocol, seeds, runs=runs, resume=True, report=report)
     ]
     notices = [PHANTOM_NOTICE] if catalogue.name == "phantom" else []
     epochs: pd.DataFrame | None = None
     if is_report_data(catalogue):
-        epochs = epoch_curve(catalogue, seeds, runs / "epochs.csv")
+        epochs = epoch_curve(catalogue, plan["baseline_cnn"], runs / "epochs.csv")
     return report_of(folders, catalogue, out, epochs=epochs, notices=notices)

@@ -54,7 +54,7 @@ def train_runs(
     device = _check(recipe, device)
     pixels(catalogue, recipe.input.size)
     splits = {seed: folds(protocol, catalogue.table, seed) for seed in seeds}
-    folders = {seed: runs / f"{recipe.name}-{protocol}-s{seed}" for seed in seeds}
+    folders = {seed: runs / f"{recipe.name}-{place_of(catalogue, protocol, seed)}" for seed in seeds}
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
@@ -67,6 +67,12 @@ def train_runs(
         for folder in folders.values() if first else ():
             _gather(folder, catalogue)
     return [folders[seed] for seed in seeds]
+
+
+def place_of(catalogue: Catalogue, protocol: str, seed: int) -> str:
+    """The end of a run folder's name: protocol, external set where there is one, and seed."""
+    other = f"-{catalogue.parts[1].name}" if catalogue.parts else ""
+    return f"{protocol}{other}-s{seed}"
 
 
 def _check(recipe: Recipe, device: str) -> str:
