@@ -33,11 +33,13 @@ QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 
 
 def table_of(rows: list[Row]) -> pd.DataFrame:
-    """From (label, picture, patient, split); bytes and pixels are those of the picture."""
+    """From (label, picture, patient, split); every file and its pixels are its own, every patient is a group."""
     table = pd.DataFrame(rows, columns=["label", "picture", "patient", "split"])
     table["path"] = [f"{i}.png" for i in range(len(rows))]
     table["sha256"] = [f"bytes of {i}" for i in range(len(rows))]
     table["pixels_sha256"] = [f"pixels of {i}" for i in range(len(rows))]
+    table["patient_group"] = table["patient"]
+    table["fold"] = ""
     return table
 
 
@@ -74,7 +76,11 @@ def rich_table(seed: int) -> pd.DataFrame:
             for picture in range(pictures):
                 copies = random.choice((1, 1, 2, 3))
                 rows += [(label, f"{name}-{picture}", "" if unknown else name, split)] * copies
-    return table_of([rows[i] for i in random.permutation(len(rows))])
+    table = table_of([rows[i] for i in random.permutation(len(rows))])
+    table["patient_group"] = table["patient"].replace({f"{label}1": f"{label}0" for label in CLASSES})
+    number = pd.to_numeric(table["patient"].str.extract(r"(\d+)$", expand=False))
+    table["fold"] = (number % FOLDS + 1).astype("Int64").astype(str).where(table["patient"] != "", "")
+    return table
 
 
 RICH = st.integers(0, 10_000).map(rich_table)
@@ -118,10 +124,11 @@ def test_any_table_gives_sound_folds_or_a_reason(protocol, table, seed):
 @settings(QUICK, max_examples=30)
 def test_a_table_with_enough_in_it_gives_sound_folds(protocol, table, seed):
     made = folds(protocol, table, seed)
-    assert len(made) == (FOLDS if protocol in CV else 1)
+    assert len(made) == (FOLDS if protocol.endswith("-cv") else 1)
     assert_sound(protocol, made, table)
-    if protocol in CV:
+    if protocol.endswith("-cv"):
         assert_one_slice_of_every_picture_is_tested_once(made, table)
+    if protocol in CV:
         assert_even(made, table, groups(table, by_patient=protocol == "patient-cv"))
 
 
@@ -158,9 +165,31 @@ def test_clean_and_external_leave_out_no_more_test_slices_than_they_must(table, 
 
 def plain_table(slices: int = 80) -> pd.DataFrame:
     """Twenty slices a class, each its own picture and patient; the last quarter is the published test part."""
-    return table_of(
-        [(CLASSES[i % 4], f"k{i}", f"P{i}", "test" if i >= slices * 3 // 4 else "train") for i in range(slices)]
-    )
+    rows = [(CLASSES[i % 4], f"k{i}", f"P{i}", "test" if i >= slices * 3 // 4 else "train") for i in range(slices)]
+    return table_of(rows).assign(fold=[str(i // 4 % FOLDS + 1) for i in range(slices)])
+
+
+def test_published_folds_are_tested_as_published_and_slices_without_one_are_dealt_out():
+    table = plain_table()
+    table.loc[:7, ["fold", "patient", "patient_group"]] = ""
+    made = folds("published-cv", table, 0)
+    for index, fold in enumerate(made):
+        assert set(table["fold"].iloc[fold.test]) - {""} == {str(index + 1)}
+    assert sorted(np.concatenate([fold.test for fold in made])) == list(range(80))
+    assert max(np.isin(fold.test, np.arange(8)).sum() for fold in made) == 2
+
+
+def test_published_folds_say_how_many_slices_of_one_likely_patient_they_part():
+    table = plain_table()
+    table.loc[4, "patient_group"] = "P0"  # slice 0 is in the first published fold, slice 4 in the second
+    assert [fold.leak["patient"] for fold in folds("published-cv", table, 0)] == [1, 1, 0, 0, 0]
+    for fold in folds("patient-cv", table, 0):
+        assert len({0, 4} & set(fold.test)) in (0, 2)
+
+
+def test_without_published_folds_the_remedy_is_named():
+    with pytest.raises(DataNotFound, match="0 published folds are known, 5 are needed"):
+        folds("published-cv", plain_table().assign(fold=""), 0)
 
 
 def test_a_seed_decides_the_folds_and_nothing_else_does():
@@ -353,7 +382,7 @@ def test_a_class_with_fewer_slices_than_folds_is_tested_where_it_is():
 
 
 def test_an_unknown_protocol_lists_the_known_ones():
-    with pytest.raises(DataNotFound, match="official, clean, picture-cv, patient-cv, external"):
+    with pytest.raises(DataNotFound, match="official, clean, picture-cv, patient-cv, published-cv, external"):
         folds("random", plain_table(), 0)
 
 

@@ -178,10 +178,7 @@ def _published_folds(table: pd.DataFrame, seed: int) -> list[Fold]:
         raise DataNotFound(f"published-cv: {len(names)} published folds are known, {FOLDS} are needed. Use patient-cv.")
     group = _by_published_id(table)
     fold_of = pd.Series(author)
-    rest = rows[author == ""]
-    if len(rest):
-        for index, (_, held) in enumerate(_grouped(rest, table, group, seed, "folds")):
-            fold_of[np.isin(rows, held)] = names[index]
+    fold_of[author == ""] = _dealt(rows[author == ""], table, group, names, seed)
     made = []
     for index, name in enumerate(names):
         held = (fold_of == name).to_numpy()
@@ -189,6 +186,14 @@ def _published_folds(table: pd.DataFrame, seed: int) -> list[Fold]:
         leak = leaks(table.assign(patient=table["patient_group"]), rows[~held], rows[held])
         made.append(Fold("published-cv", index, train, validation, rows[held], leak))
     return made
+
+
+def _dealt(rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, names: list[str], seed: int) -> np.ndarray:
+    """A name for each of `rows`: their groups in random order within class, one name after the other."""
+    first = pd.DataFrame({"group": group[rows], "label": table["label"].iloc[rows].to_numpy()}).drop_duplicates("group")
+    order = first.sample(frac=1, random_state=seed).sort_values("label", kind="stable")["group"]
+    name_of = dict(zip(order, np.resize(names, len(order)), strict=True))
+    return np.array([name_of[one] for one in group[rows]], dtype=object)
 
 
 def _by_published_id(table: pd.DataFrame) -> np.ndarray:
