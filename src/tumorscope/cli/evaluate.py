@@ -38,7 +38,7 @@ def show(runs: list[Path]) -> None:
         "F1 weighted",
         "95 %",
         "memoriser",
-        "presence AUC, sens., spec.",
+        "presence*",
         "n",
     ):
         table.add_column(column, justify="left" if column in ("model", "protocol", "part") else "right", no_wrap=True)
@@ -52,7 +52,8 @@ def show(runs: list[Path]) -> None:
             str(row["slices"]),
         )
     console = Console()
-    Console(width=None if console.is_terminal else 140).print(table)
+    Console(width=None if console.is_terminal else 150).print(table)
+    typer.echo("* tumour or none: AUC, sensitivity, specificity. Across collections they say which collection it is.")
     for note in leak_notes(runs):
         typer.echo(note)
     typer.echo(f"Scores of each run are in its scores.json, for example {runs[0] / 'scores.json'}")
