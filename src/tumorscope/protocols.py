@@ -206,7 +206,9 @@ def _external(table: pd.DataFrame, seed: int) -> list[Fold]:
     group = groups(table, by_patient=True)
     test = test[~np.isin(group[test], group[training])]
     if not len(test):
-        raise DataNotFound("external: every slice of the external set is in the training set already.")
+        raise DataNotFound(
+            "external: every slice of the external set shares its picture or its patient id with the training set."
+        )
     train, validation = _hold_out(training, table, group, seed)
     return [Fold("external", 0, train, validation, test)]
 

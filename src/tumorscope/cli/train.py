@@ -98,9 +98,17 @@ def chosen_protocol(protocol: str, folds: str, external: bool) -> str:
 
 def removed(catalogue: "Catalogue") -> str:
     """How much of the external set is left out because training holds it, in words."""
-    from tumorscope.protocols import folds
+    import numpy as np
 
-    test = int((catalogue.table["split"] == "test").sum())
-    left = len(folds("external", catalogue.table, 0)[0].test)
-    again = "none of them is in the training set" if left == test else f"{test - left:,} are in the training set again"
-    return f"External set: {test:,} slices; {again}{'' if left == test else f' and were removed, {left:,} are left'}."
+    from tumorscope.protocols import leaks
+
+    training, test = (np.flatnonzero(catalogue.table["split"] == part) for part in ("train", "test"))
+    leak = leaks(catalogue.table, training, test)
+    again = len(test) - leak["none"]
+    if not again:
+        return f"External set: {len(test):,} slices; none of them is in the training set."
+    kinds = ", ".join(f"{leak[kind]:,} by {kind}" for kind in ("picture", "patient") if leak.get(kind))
+    return (
+        f"External set: {len(test):,} slices; {again:,} are in the training set again ({kinds}) and were removed, "
+        f"{leak['none']:,} are left. Equal patient ids in both sets count as one patient."
+    )

@@ -121,6 +121,8 @@ def leak_notes(runs: Sequence[Path]) -> list[str]:
         if not several[0]["leak"]:
             continue
         leak = {kind: sum(fold[kind] for fold in several[0]["leak"]) for kind in several[0]["leak"][0]}
+        if leak["none"] == leak["test"]:
+            continue
         kinds = ("bytes", "pixels", "picture", "patient")
         again = ", ".join(f"{leak[kind]} by {kind}" for kind in kinds if kind in leak)
         notes[protocol] = (
