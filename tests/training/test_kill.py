@@ -1,0 +1,77 @@
+"""Same seed, same bits; and after `kill -9` in the middle, --resume ends where an uninterrupted run ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.training.tiny_set import everything, tiny_catalogue
+
+from tumorscope.errors import RunMismatch
+from tumorscope.training.runs import train_runs
+
+#: What a run leaves behind that must not depend on how often it was stopped.
+KEPT = ("fold-0/weights.safetensors", "fold-0/predictions.csv", "predictions.csv")
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from tests.training.tiny_set import everything, tiny_catalogue
+from tumorscope.training.runs import train_runs
+
+def wait(event):
+    if event.row:
+        print(event.row["epoch"], flush=True)
+        time.sleep(0.5)  # the checkpoint of this epoch is written; here the process is killed
+
+train_runs(everything(), tiny_catalogue(Path(sys.argv[1])), "official", [3], runs=Path(sys.argv[1]), workers=1, report=wait)
+"""
+
+
+def contents(run: Path) -> list[bytes]:
+    history = (run / "fold-0" / "history.csv").read_text().splitlines()
+    without_seconds = "\n".join(line.rsplit(",", 1)[0] for line in history)
+    return [*((run / name).read_bytes() for name in KEPT), without_seconds.encode()]
+
+
+def train(folder: Path, seed: int = 3, **options) -> Path:
+    (run,) = train_runs(everything(), tiny_catalogue(folder), "official", [seed], runs=folder, workers=1, **options)
+    return run
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
+    one, again, other = (train(tmp_path / name, seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    assert contents(one) == contents(again)
+    assert all(mine != theirs for mine, theirs in zip(contents(one), contents(other), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_after_kill_9_in_any_epoch_resume_ends_in_the_same_bits(tmp_path, epoch):
+    whole = train(tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(stopped)], stdout=subprocess.PIPE, text=True, env=environment, cwd=root
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(float(line)) == epoch:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL
+    run = stopped / whole.name
+    assert (run / "fold-0" / "checkpoint.safetensors").exists()
+    assert not (run / "predictions.csv").exists()
+    with pytest.raises(RunMismatch, match="--resume"):
+        train(stopped)
+    assert contents(train(stopped, resume=True)) == contents(whole)
+    assert not (run / "fold-0" / "checkpoint.safetensors").exists()
+    before = time.time_ns()
+    train(stopped, resume=True)
+    assert (run / "predictions.csv").stat().st_mtime_ns < before
