@@ -1,0 +1,199 @@
+"""Files that are not what they say: each is listed with its reason, nothing is opened that should not be, the rest goes on."""
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tumorscope.cli.main import app
+from tumorscope.data.cache import path_of, pixels
+from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.decode import decode
+from tumorscope.errors import DataNotFound, InputRejected
+
+
+def encoded(array: np.ndarray, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(side: int = 40, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims to be `width` x `height` and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two good slices a class, and one of every kind of bad file."""
+    top = tmp_path / "set"
+    for number, name in enumerate(("glioma", "meningioma", "notumor", "pituitary")):
+        for k in range(2):
+            file = top / name / f"good-{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(noise(seed=10 * number + k)))
+    bad = {
+        "cut.jpg": encoded(noise(), "JPEG")[:400],
+        "text.jpg": b"this is not an image",
+        "empty.png": b"",
+        "dot.png": encoded(noise(1)),
+        "bomb.png": png_header(50_000, 50_000),
+        "long.png": png_header(20_000, 100),
+    }
+    for name, content in bad.items():
+        (top / "glioma" / name).write_bytes(content)
+    (top / "glioma" / "outside.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "elsewhere.png").write_bytes(encoded(noise(seed=99)))
+    (top / "unknown class").mkdir()
+    return top
+
+
+def test_bad_files_are_listed_with_reasons_and_the_good_ones_go_on(folder):
+    catalogue = load_catalogue(folder)
+    assert len(catalogue.table) == 8
+    assert set(catalogue.table["label"]) == {"glioma", "meningioma", "notumor", "pituitary"}
+    reasons = dict(zip(catalogue.rejected["path"], catalogue.rejected["reason"], strict=True))
+    expected = {
+        "cut.jpg": "whole image",
+        "text.jpg": "known format",
+        "empty.png": "known format",
+        "dot.png": "16",
+        "bomb.png": "50000",
+        "long.png": "20000",
+        "outside.png": "leaves",
+    }
+    assert {path.removeprefix("glioma/") for path in reasons} == set(expected)
+    for name, part in expected.items():
+        assert part in reasons[f"glioma/{name}"].replace(",", ""), reasons[f"glioma/{name}"]
+
+
+def test_archive_members_that_would_leave_the_target_are_refused_unread(tmp_path):
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as write:
+        write.writestr("glioma/good.png", encoded(noise()))
+        for name in ("../glioma/up.png", "/glioma/root.png", "C:/glioma/drive.png"):
+            write.writestr(name, encoded(noise(seed=1)))
+        write.writestr("glioma/bomb.bmp", bytes(5 * 2**20))  # inflates a thousandfold
+    catalogue = load_catalogue(archive)
+    assert catalogue.table["path"].tolist() == ["glioma/good.png"]
+    reasons = dict(zip(catalogue.rejected["path"], catalogue.rejected["reason"], strict=True))
+    assert sum("leaves the target folder" in reason for reason in reasons.values()) == 3
+    assert "compression ratio" in reasons["glioma/bomb.bmp"]
+    assert [path.name for path in tmp_path.iterdir()].count("glioma") == 0
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_files_with_one_name_in_an_archive_the_last_counts_and_it_is_said(tmp_path):
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as write:
+        for seed in (1, 2):
+            write.writestr("glioma/same.png", encoded(noise(seed=seed)))
+    catalogue = load_catalogue(archive, sizes=(40,))
+    assert len(catalogue.table) == 1
+    np.testing.assert_array_equal(pixels(catalogue, 40)[0], noise(seed=2))
+    assert any("name of a later one" in notice for notice in catalogue.notices)
+
+
+def test_a_set_of_nothing_usable_is_refused_with_what_was_expected(tmp_path):
+    (tmp_path / "set" / "glioma").mkdir(parents=True)
+    with pytest.raises(DataNotFound, match="Expected Training/<class>/"):
+        load_catalogue(tmp_path / "set")
+    (tmp_path / "set" / "glioma" / "text.jpg").write_text("no image")
+    with pytest.raises(DataNotFound, match=r"1 were refused, the first: glioma/text.jpg"):
+        load_catalogue(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(noise()), noise()),
+        (Image.fromarray(np.dstack([noise()] * 3)), noise()),
+        (Image.fromarray(noise().astype(np.uint16) * 257), noise()),
+        (Image.fromarray(np.dstack([noise()] * 3 + [np.zeros((40, 40), np.uint8)])), np.zeros((40, 40), np.uint8)),
+        (Image.fromarray(noise()).convert("P"), noise()),
+    ],
+    ids=["grey", "colour", "16 bit", "transparent is black", "palette"],
+)
+def test_every_way_of_storing_gives_the_same_grey_values(image, expected):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    np.testing.assert_array_equal(decode(buffer.getvalue()).grey, expected)
+
+
+def test_a_png_under_a_jpg_name_is_read_as_what_it_is(tmp_path):
+    (tmp_path / "set" / "no").mkdir(parents=True)
+    (tmp_path / "set" / "no" / "slice.jpg").write_bytes(encoded(noise()))
+    catalogue = load_catalogue(tmp_path / "set", classes={"no": "notumor"})
+    assert catalogue.table.loc[0, ["format", "label"]].tolist() == ["PNG", "notumor"]
+
+
+def test_several_frames_are_no_slice():
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(noise(seed=seed)) for seed in (0, 1)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputRejected, match="frame"):
+        decode(buffer.getvalue())
+
+
+def test_the_pixel_cache_is_reused_rebuilt_when_bytes_change_and_never_left_half_written(tmp_path):
+    top = tmp_path / "set" / "glioma"
+    top.mkdir(parents=True)
+    for seed in range(3):
+        (top / f"{seed}.png").write_bytes(encoded(noise(seed=seed)))
+    catalogue = load_catalogue(tmp_path / "set", sizes=(40,))
+    file = path_of(catalogue, 40)
+    made = file.stat().st_mtime_ns
+    again = load_catalogue(tmp_path / "set", sizes=(40,))
+    np.testing.assert_array_equal(pixels(again, 40)[1], noise(seed=1))
+    assert file.stat().st_mtime_ns == made
+    assert not pixels(again, 40).flags.writeable
+
+    for damage in (file.read_bytes()[:-100], b"no array"):
+        file.write_bytes(damage)
+        np.testing.assert_array_equal(pixels(again, 40)[2], noise(seed=2))
+
+    (top / "1.png").write_bytes(encoded(noise(seed=7)))
+    changed = load_catalogue(tmp_path / "set", sizes=(40,))
+    np.testing.assert_array_equal(pixels(changed, 40)[1], noise(seed=7))
+    assert changed.digest != catalogue.digest
+    files = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    assert {name.split("-")[0] for name in files} == {"catalogue.csv", "rejected.csv", "card.json", "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["data", "import", "nowhere.zip"], 1, "no such file or folder"),
+        (["data", "import", "{text}"], 1, "not a zip archive"),
+        (["data", "import", "{set}", "--classes", "no"], 2, "folder=class"),
+        (["data", "import", "{set}", "--size", "4000"], 2, "1024"),
+        (["data", "nothing"], 2, "No such command"),
+    ],
+)
+def test_wrong_paths_and_wrong_use_are_told_apart_by_exit_code(folder, tmp_path, arguments, code, said):
+    (tmp_path / "text.zip").write_text("no archive")
+    filled = [part.format(text=tmp_path / "text.zip", set=folder) for part in arguments]
+    done = CliRunner().invoke(app, filled)
+    message = f"{done.output} {done.exception}"
+    assert said in " ".join(message.replace("│", " ").split())
+    assert done.exit_code == code
