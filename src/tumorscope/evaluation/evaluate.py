@@ -12,6 +12,7 @@ from tumorscope.evaluation.intervals import bootstrap, paired_difference
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row
 from tumorscope.evaluation.scores import flat, score
 from tumorscope.files import write_json
+from tumorscope.protocols import PROTOCOLS
 from tumorscope.training.runs import read_predictions
 
 
@@ -50,12 +51,17 @@ def _facts(run: Path) -> dict[str, Any]:
 
 
 def by_model(runs: Sequence[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Scores of the runs by (recipe, protocol), each a list over seeds with its folder under "run"."""
+    """Scores of the runs by (recipe, protocol), each a list over seeds with its folder under "run".
+
+    Recipes come in the order of the runs, the protocols of each from the kindest to the strictest.
+    """
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in runs:
         scores = evaluate_run(run)
         grouped.setdefault((scores["recipe"], scores["protocol"]), []).append({**scores, "run": run})
-    return grouped
+    recipes, protocols = list(dict.fromkeys(recipe for recipe, _ in grouped)), list(PROTOCOLS)
+    order = sorted(grouped, key=lambda key: (recipes.index(key[0]), protocols.index(key[1])))
+    return {key: grouped[key] for key in order}
 
 
 def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
