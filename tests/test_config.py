@@ -41,7 +41,7 @@ def test_the_student_reports_settings():
     [
         ("colour", TOP),
         ("training.epoch", "epochs, batch_size, threads, mirror_average"),
-        ("imbalance.targets.glioma.count", "share, of"),
+        ("imbalance.targets.glioma.number", "share, of, count"),
     ],
 )
 def test_an_unknown_key_names_file_key_and_what_is_allowed(key, allowed):

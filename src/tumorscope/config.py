@@ -17,6 +17,9 @@ ClassName = Literal["glioma", "meningioma", "notumor", "pituitary"]
 assert ClassName.__args__ == CLASSES  # type: ignore[attr-defined]  # a Literal cannot be made from a tuple
 
 
+Alpha = Annotated[float, Field(gt=0, le=1)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -41,33 +44,51 @@ class Model(_Part):
 
 
 class Target(_Part):
-    """Slices that a class is brought up to: `share` of the count of class `of`."""
+    """Slices that a class is brought up to: `share` of the count of class `of`, or `count`."""
 
-    share: Annotated[float, Field(gt=0, le=10)]
-    of: ClassName
+    share: Annotated[float, Field(gt=0, le=10)] | None = None
+    of: ClassName | None = None
+    count: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.count is None) == (self.share is None) or (self.share is None) != (self.of is None):
+            raise ValueError("give count, or share and of: count = 1300, or share = 0.85 and of = 'notumor'")
+        return self
 
 
 class Imbalance(_Part):
-    """Oversampling of the training part: SMOTE (Chawla et al. 2002) on the pixels."""
+    """Oversampling of the training part, on the pixels.
 
-    method: Literal["none", "smote"] = "none"
+    smote : between neighbours of a class (Chawla et al. 2002); borderline_smote : there where another class is near (Han et
+    al. 2005); random : slices again
+    """
+
+    method: Literal["none", "smote", "borderline_smote", "random"] = "none"
     neighbours: Annotated[int, Field(ge=1, le=50)] = 5
     targets: dict[ClassName, Target] = {}
 
     @model_validator(mode="after")
     def _names_a_class(self) -> Self:
-        if self.method == "smote" and not self.targets:
-            raise ValueError("smote without targets changes nothing; name a class, as in [imbalance.targets.glioma]")
+        if self.method != "none" and not self.targets:
+            raise ValueError(
+                f"{self.method} without targets changes nothing; name a class, as in [imbalance.targets.glioma]"
+            )
         return self
 
 
 class Loss(_Part):
-    """Cross-entropy, or softmax focal loss (Lin et al. 2017) with focusing `gamma` and scalar weight `alpha`."""
+    """Cross-entropy, or softmax focal loss (Lin et al. 2017) with focusing `gamma` and weight `alpha`, one or one a class.
+
+    class_weights : for the training part, by its counts: balanced is n / (classes x count), effective the inverse effective
+    number of samples at beta 0.999 (Cui et al. 2019), both with mean 1 over classes
+    """
 
     name: Literal["cross_entropy", "focal"] = "cross_entropy"
     gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
-    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
+    alpha: Alpha | Annotated[tuple[Alpha, Alpha, Alpha, Alpha], Field(strict=False)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced", "effective"] = "none"
 
     @model_validator(mode="after")
     def _smooths_cross_entropy(self) -> Self:
@@ -85,10 +106,24 @@ class Optimiser(_Part):
 
 
 class Schedule(_Part):
-    """Learning rate against step: constant, or one cycle (Smith 2018) with its rise over the first `warmup` share."""
+    """Learning rate against step; `training.schedules` has the formulas.
 
-    name: Literal["constant", "one_cycle"] = "constant"
+    constant; one_cycle and cosine rise over the first `warmup` share; exponential holds for `hold` epochs and is then multiplied
+    by `decay` each epoch; triangular, triangular2 and exp_range go between `floor` (a share of the largest rate) and the largest
+    rate once every `period` epochs. On top of any of them the rate is multiplied by `plateau_factor` after `plateau_patience`
+    epochs without a lower validation loss; 0 is off.
+    """
+
+    name: Literal["constant", "one_cycle", "cosine", "exponential", "triangular", "triangular2", "exp_range"] = (
+        "constant"
+    )
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    hold: Annotated[int, Field(ge=0, le=10_000)] = 7
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    period: Annotated[float, Field(gt=0, le=10_000)] = 4.0
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    plateau_patience: Annotated[int, Field(ge=0, le=1000)] = 0
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 class Augment(_Part):
@@ -139,7 +174,7 @@ class Recipe(_Part):
 
     def toml(self) -> str:
         """The recipe as TOML, every field spelled out."""
-        return tomli_w.dumps(self.model_dump(mode="json"))
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def shipped_recipes() -> list[str]:

@@ -1,5 +1,6 @@
 """Same seed, same bits; and after `kill -9` in the middle, --resume ends where an uninterrupted run ends."""
 
+import json
 import os
 import signal
 import subprocess
@@ -50,12 +51,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_written_before_a_recipe_had_a_field_is_the_same_run(tmp_path):
+    run = train(tmp_path)
+    file = run / "environment.json"
+    facts = json.loads(file.read_text())
+    del facts["recipe"]["schedule"]["floor"]
+    file.write_text(json.dumps(facts))
+    assert train(tmp_path, resume=True) == run
+    facts["recipe"]["training"]["epochs"] = 99
+    file.write_text(json.dumps(facts))
+    with pytest.raises(RunMismatch, match="another recipe"):
+        train(tmp_path, resume=True)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_after_kill_9_in_any_epoch_resume_ends_in_the_same_bits(tmp_path, epoch):
     whole = train(tmp_path / "whole")
     stopped = tmp_path / "stopped"
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with subprocess.Popen(
         [sys.executable, "-c", SLOW, str(stopped)], stdout=subprocess.PIPE, text=True, env=environment, cwd=root
     ) as process:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tumorscope.config import Loss
-from tumorscope.training.losses import focal_loss, make_loss
+from tumorscope.training.losses import class_weights, focal_loss, make_loss
 
 LOGIT = st.floats(-50, 50, width=32)
 BATCH = st.lists(st.tuples(LOGIT, LOGIT, LOGIT, LOGIT, st.integers(0, 3)), min_size=1, max_size=8)
@@ -76,3 +76,30 @@ def test_a_recipe_names_its_loss():
     torch.testing.assert_close(smooth, 0.8 * plain - 0.2 * logits.log_softmax(1).mean())
     focal = make_loss(Loss(name="focal", gamma=3.0, alpha=0.5))(logits, target)
     torch.testing.assert_close(focal, focal_loss(logits, target, 3.0, 0.5))
+
+
+def test_class_weights_by_hand():
+    counts = torch.tensor([1, 2, 4, 4])  # inverses 1, 1/2, 1/4, 1/4 have mean 1/2
+    weights = class_weights("balanced", counts)
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([2, 1, 0.5, 0.5])
+    assert class_weights("none", counts) is None
+    effective = class_weights("effective", torch.tensor([1, 2, 0, 0]))
+    assert effective is not None
+    inverse = np.array([1.0, 1 / 1.999])  # effective numbers 1 and 1 + 0.999
+    assert effective.tolist() == pytest.approx([*(2 * inverse / inverse.sum()), 0, 0], rel=1e-3)
+
+
+def test_weighted_losses_are_the_mean_over_the_batch_of_weight_times_loss():
+    logits, target = torch.zeros(2, 4), torch.tensor([0, 2])
+    counts = torch.tensor([1, 2, 4, 4])
+    for name, each in (("cross_entropy", math.log(4)), ("focal", 0.75**2 * math.log(4))):
+        loss = Loss(name=name, class_weights="balanced")
+        assert float(make_loss(loss, counts)(logits, target)) == pytest.approx(each * (2 + 0.5) / 2)
+        assert float(make_loss(loss)(logits, target)) == pytest.approx(each)  # validation is not weighted
+
+
+def test_an_alpha_a_class_weighs_each_slice_by_its_class():
+    loss = Loss(name="focal", gamma=0.0, alpha=(1.0, 0.5, 0.25, 1.0))
+    logits, target = torch.zeros(3, 4), torch.tensor([0, 1, 2])
+    assert float(make_loss(loss)(logits, target)) == pytest.approx(math.log(4) * 1.75 / 3)

@@ -97,3 +97,26 @@ def test_nothing_is_made_where_the_recipe_asks_for_nothing():
     images, labels = slices((5, 10, 20, 10))
     recipe = load_recipe("improved_cnn", {"imbalance.method": "none"})
     assert oversample(images, labels, recipe.imbalance, 0)[0] is images
+
+
+def test_random_oversampling_gives_slices_again_and_nothing_new():
+    images, labels = slices((6, 10, 20, 12))
+    recipe = Imbalance.model_validate({"method": "random", "targets": {"glioma": {"count": 15}}})
+    more, its_labels = oversample(images, labels, recipe, seed=0)
+    assert np.bincount(its_labels).tolist() == [15, 10, 20, 12]
+    known = {image.tobytes() for image in images[labels == INDEX["glioma"]]}
+    assert {image.tobytes() for image in more[its_labels == INDEX["glioma"]]} == known
+
+
+def test_borderline_smote_brings_a_class_to_its_count_with_slices_of_its_own():
+    images, labels = slices((10, 12, 30, 12))
+    targets = {"glioma": {"share": 0.5, "of": "notumor"}, "meningioma": {"count": 14}}
+    recipe = Imbalance.model_validate({"method": "borderline_smote", "neighbours": 3, "targets": targets})
+    _, its_labels = oversample(images, labels, recipe, seed=0)
+    assert np.bincount(its_labels).tolist() == [15, 14, 30, 12]
+
+
+@pytest.mark.parametrize("target", [{}, {"share": 0.5}, {"of": "notumor"}, {"share": 0.5, "of": "notumor", "count": 3}])
+def test_a_target_is_a_share_of_a_class_or_a_count(target):
+    with pytest.raises(ValueError, match="give count, or share and of"):
+        Imbalance.model_validate({"method": "smote", "targets": {"glioma": target}})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tumorscope.config import Recipe
 from tumorscope.errors import TumorscopeError
+from tumorscope.labels import CLASSES
 from tumorscope.models.registry import build
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
 from tumorscope.training.losses import make_loss
@@ -159,14 +160,15 @@ def _pass(
 ) -> tuple[float, float]:
     """Every training slice once, in random order; mean loss and accuracy as seen on the way."""
     state.network.train()
-    loss_of = make_loss(recipe.loss)
+    loss_of = make_loss(recipe.loss, torch.bincount(train.labels, minlength=len(CLASSES)))
+    val_losses = [row["val_loss"] for row in state.history]
     batches = list(_batches(len(train), recipe.training.batch_size, state.generator, fabric))
     total, right = torch.zeros(2, device=fabric.device)
     seen = 0
     for index, rows in enumerate(batches):
         step, steps = state.epoch * len(batches) + index, recipe.training.epochs * len(batches)
         for group in optimiser.param_groups:
-            group["lr"] = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps)
+            group["lr"] = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps, len(batches), val_losses)
         images, labels = train.images[rows], train.labels[rows]
         drawn = draw(recipe.augment, len(rows), state.generator)
         logits = wrapped(apply(images.float(), drawn) if drawn else images)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from tumorscope import home
 from tumorscope.config import Recipe
@@ -115,6 +116,7 @@ def _open_run(
         shutil.rmtree(folder)
     if file.exists():
         stored = json.loads(file.read_text())
+        stored["recipe"] = _spelled_out(stored.get("recipe"))
         different = [key for key, value in identity.items() if stored.get(key) != value]
         if different:
             raise RunMismatch(
@@ -128,6 +130,14 @@ def _open_run(
     parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
     leak = [fold.leak for fold in made if fold.leak]
     write_json(file, {**identity, "folds": parts, "leak": leak, "device": device, **environment()})
+
+
+def _spelled_out(stored: Any) -> Any:
+    """A stored recipe with the fields that it was written without, since they are newer, at their defaults."""
+    try:
+        return Recipe.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored
 
 
 def environment() -> dict[str, Any]:

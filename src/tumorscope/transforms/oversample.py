@@ -1,4 +1,6 @@
-"""Oversampling of the training part: SMOTE on raw pixels, one class at a time."""
+"""Oversampling of the training part, one class at a time: SMOTE and its kin on raw pixels, or slices again."""
+
+from typing import Any
 
 import numpy as np
 
@@ -11,23 +13,32 @@ def oversample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training slices with synthetic ones appended. images uint8 (n, s, s), labels int64 (n,), both of the training part only.
 
-    Synthetic slices lie between a slice and one of its nearest neighbours of the same class (SMOTE, Chawla et al. 2002, by
-    imbalanced-learn). A class that has its target already stays as it is.
+    By imbalanced-learn; see `config.Imbalance` for the methods. A class that has its target already stays as it is.
     """
     wanted = _targets(labels, imbalance)
     if imbalance.method == "none" or not wanted:
         return images, labels
-    from imblearn.over_sampling import SMOTE
-
-    sampler = SMOTE(sampling_strategy=wanted, k_neighbors=_neighbours(labels, wanted, imbalance), random_state=seed)
+    sampler = _sampler(labels, wanted, imbalance, seed)
     flat, label = sampler.fit_resample(images.reshape(len(images), -1).astype(np.float32), labels)
     return np.rint(flat).astype(np.uint8).reshape(-1, *images.shape[1:]), label.astype(labels.dtype)
+
+
+def _sampler(labels: np.ndarray, wanted: dict[int, int], imbalance: Imbalance, seed: int) -> Any:
+    from imblearn.over_sampling import SMOTE, BorderlineSMOTE, RandomOverSampler
+
+    if imbalance.method == "random":
+        return RandomOverSampler(sampling_strategy=wanted, random_state=seed)
+    kind = {"smote": SMOTE, "borderline_smote": BorderlineSMOTE}[imbalance.method]
+    return kind(sampling_strategy=wanted, k_neighbors=_neighbours(labels, wanted, imbalance), random_state=seed)
 
 
 def _targets(labels: np.ndarray, imbalance: Imbalance) -> dict[int, int]:
     """Class index to the count it is brought up to, where that is more than it has."""
     counts = np.bincount(labels, minlength=len(INDEX))
-    wanted = {INDEX[name]: round(target.share * counts[INDEX[target.of]]) for name, target in imbalance.targets.items()}
+    wanted = {
+        INDEX[name]: target.count or round((target.share or 0) * counts[INDEX[target.of or name]])
+        for name, target in imbalance.targets.items()
+    }
     return {index: count for index, count in wanted.items() if count > counts[index] > 1}
 
 

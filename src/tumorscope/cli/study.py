@@ -1,0 +1,71 @@
+"""`tumorscope study`: the published student report, row by row."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tumorscope.cli.common import (
+    ClassesOption,
+    DataOption,
+    RunsOption,
+    name_pictures,
+    open_catalogue,
+    say,
+    training_progress,
+)
+
+app = typer.Typer(no_args_is_help=True, help="The published student report, row by row, under an honest protocol too.")
+
+OutOption = Annotated[Path, typer.Option(help="Folder for the table, its figure and page.")]
+
+
+@app.command("run")
+def run(
+    data: DataOption = None,
+    rows: Annotated[list[str] | None, typer.Option("--rows", help="Row by name; repeatable. Default all.")] = None,
+    protocols: Annotated[
+        list[str] | None, typer.Option("--protocol", help="Repeatable. Default official and patient-cv.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every row; 5 or 10 by default.")] = None,
+    runs: RunsOption = Path("runs/study"),
+    out: OutOption = Path("reports/study"),
+    classes: ClassesOption = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the rows.")] = False,
+) -> None:
+    """Train the rows and write the table after each; what is finished is kept, so that it goes on after any stop."""
+    from tumorscope.study.rows import all_rows, chosen_rows
+
+    if list_:
+        for row in all_rows():
+            typer.echo(f"{row.name:22} {row.title}")
+        return
+    chosen = chosen_rows(rows or [])
+    catalogue = name_pictures(open_catalogue(data, classes))
+    with training_progress() as report:
+        from tumorscope.study.table import PROTOCOLS, run_study
+
+        page = run_study(catalogue, chosen, protocols or PROTOCOLS, seeds, runs, out, report=report, say=say)
+    typer.echo(page.resolve())
+
+
+@app.command("show")
+def show(out: OutOption = Path("reports/study")) -> None:
+    """Print the table that `study run` made, and where its page lies."""
+    import json
+
+    from tumorscope.errors import DataNotFound
+
+    file = out / "study.json"
+    if not file.exists():
+        raise DataNotFound(f"{file}: no study here yet; make one with tumorscope study run.")
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        said = "" if row["reported_accuracy"] is None else f", report {row['reported_accuracy']:.4f}"
+        sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
+        floor = f"memoriser {row['memoriser_accuracy']:.4f}"
+        typer.echo(
+            f"{row['title']:52} {row['protocol']:11} {row['accuracy']:.4f}{sd} ({row['seeds']} seeds; {floor}{said})"
+        )
+    from tumorscope.study.table import write_study
+
+    typer.echo(write_study(out).resolve())

@@ -1,0 +1,131 @@
+"""Run the rows of the report, gather their scores, and write the table: JSON, CSV, a figure and a page."""
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tumorscope.api import train
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.evaluation.evaluate import comparison_rows
+from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
+from tumorscope.evaluation.pages import illustrate, template
+from tumorscope.files import write_json, write_text
+from tumorscope.study.rows import Row
+from tumorscope.training.fold import Report
+from tumorscope.training.runs import environment
+
+PROTOCOLS = ("official", "patient-cv")
+#: What the table shows of every row and protocol.
+COLUMNS = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision_weighted",
+    "f1_weighted",
+    "presence_auc",
+    "type_balanced_accuracy",
+)
+
+_COLOURS = {"official": "#0072B2", "patient-cv": "#D55E00"}
+
+
+def run_study(
+    catalogue: Catalogue,
+    rows: Sequence[Row],
+    protocols: Sequence[str],
+    seeds: int | None,
+    runs: Path,
+    out: Path,
+    *,
+    report: Report = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Train every row under every protocol, finished runs kept, and write the table after each; the page's path.
+
+    seeds : of every row; each row's own number where None
+    """
+    for row in rows:
+        for protocol in protocols:
+            made = train(
+                row.build(), catalogue, protocol, range(seeds or row.seeds), runs=runs, resume=True, report=report
+            )
+            line = _line(row, made)
+            _keep(out / "study.json", catalogue, line)
+            say(f"{row.name} under {protocol}: {line['accuracy']:.4f} (memoriser {line['memoriser_accuracy']:.4f})")
+    return write_study(out)
+
+
+def write_study(out: Path) -> Path:
+    """Write study.csv, figure and study.html from study.json; the page's path."""
+    kept = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    table = pd.DataFrame(kept["rows"])
+    shown = illustrate(
+        out / "figures",
+        "study",
+        study_dots(table),
+        "Test accuracy of every row under each protocol, with the report's figure; the numbers are in the table.",
+        "Filled: ours with 95 % interval. Open: the report's figure on the official test.",
+    )
+    page = template("study/study.html.j2").render(kept=kept, shown=shown, created=_now())
+    write_text(out / "study.csv", table.to_csv(index=False))
+    write_text(out / "study.html", page)
+    return out / "study.html"
+
+
+@styled
+def study_dots(table: pd.DataFrame) -> Figure:
+    """Accuracy with 95 % interval of every row, a colour a protocol; the report's figure as an open circle."""
+    titles = list(dict.fromkeys(table["title"]))
+    figure = Figure(figsize=(WIDTH * 1.7, 1.3 + 0.34 * len(titles)))
+    axes = figure.subplots()
+    for protocol, part in table.groupby("protocol", sort=False):
+        place = [titles.index(title) + (0.12 if protocol == "patient-cv" else -0.12) for title in part["title"]]
+        middle = part["accuracy"].to_numpy(float)
+        spread = abs(part[["accuracy_low", "accuracy_high"]].to_numpy(float).T - middle)
+        colour = _COLOURS.get(str(protocol), GREY)
+        axes.errorbar(middle, place, xerr=spread, fmt="o", markersize=5, color=colour, label=str(protocol))
+    said = table[table["reported_accuracy"].notna()].drop_duplicates("title")
+    axes.plot(
+        said["reported_accuracy"],
+        [titles.index(title) for title in said["title"]],
+        "o",
+        markerfacecolor="none",
+        markeredgecolor=INK,
+        markersize=8,
+        label="report",
+    )
+    axes.set_yticks(range(len(titles)), titles)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy")
+    axes.grid(axis="x", alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
+    """A flat line of the table from the runs of one row under one protocol."""
+    scored = next(one for one in comparison_rows(runs) if one["part"] == "test")
+    line: dict[str, Any] = {"row": row.name, "title": row.title, "protocol": scored["protocol"]}
+    line |= {name: scored[name] for name in ("seeds", "slices", "pictures", "patients", "memoriser_accuracy")}
+    for metric in COLUMNS:
+        line |= {metric: scored[f"{metric}_mean"], f"{metric}_sd": scored[f"{metric}_sd"]}
+        line |= {f"{metric}_{end}": scored.get(f"{metric}_{end}") for end in ("low", "high")}
+    official = row.reported if scored["protocol"] == "official" else {}
+    return line | {"reported_accuracy": official.get("accuracy"), "reported_sd": official.get("sd"), "note": row.note}
+
+
+def _keep(file: Path, catalogue: Catalogue, line: dict[str, Any]) -> None:
+    """Put a line into the table on disk, in place of an earlier one of the same row and protocol."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
+    same = [(one["row"], one["protocol"]) == (line["row"], line["protocol"]) for one in kept["rows"]]
+    rows = [line if is_it else one for one, is_it in zip(kept["rows"], same, strict=True)]
+    rows += [] if any(same) else [line]
+    write_json(file, {"data": {"name": catalogue.name, "digest": catalogue.digest}, "rows": rows, **environment()})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,284 @@
+"""Search over a recipe's space with Optuna: several worker processes on one study, kept on disk, gone on with after any stop.
+
+The objective is balanced accuracy on the validation part of grouped folds; the test parts are never read. A trial that was
+running when the search was killed is put back into the queue with the same values, so that none is lost and none is done
+twice; how many are asked for is counted under a lock, so that workers together never do one too many.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tumorscope import home
+from tumorscope.config import Recipe, load_recipe
+from tumorscope.data.cache import path_of, pixels
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.errors import InputRejected, RunMismatch
+from tumorscope.files import write_json, write_text
+from tumorscope.labels import INDEX
+from tumorscope.protocols import Fold, digest, folds
+from tumorscope.training.runs import environment
+from tumorscope.tuning.space import Space, suggested
+
+Sampler = Literal["tpe", "random", "grid"]
+Pruner = Literal["median", "hyperband", "none"]
+STUDY = "tune"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs. `folds` have empty test parts; `storage` is a journal file or a database URL."""
+
+    recipe: str
+    space: Space
+    folds: tuple[Fold, ...]
+    pixels: Path
+    labels: np.ndarray
+    storage: str
+    trials: int
+    sampler: Sampler
+    pruner: Pruner
+    seed: int
+
+
+def tune(
+    recipe: str,
+    space: Space,
+    catalogue: Catalogue,
+    *,
+    trials: int,
+    out: Path,
+    protocol: str = "patient-cv",
+    inner_folds: int = 1,
+    storage: str = "",
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "median",
+    workers: int = 0,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Search until `trials` are finished in all, and write best.toml, trials.csv and figures into `out`; the best recipe's path.
+
+    inner_folds : folds of `protocol` whose training and validation parts a trial is trained and judged on
+    storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
+    workers : processes; 0 is one a core
+
+    Raises `RunMismatch` where the storage holds a search over something else.
+    """
+    base = load_recipe(recipe)
+    pixels(catalogue, base.input.size)
+    made = folds(protocol, catalogue.table, seed)[:inner_folds]
+    nothing = np.empty(0, np.int64)
+    blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
+    labels = catalogue.table["label"].map(INDEX).to_numpy().astype(np.int64)
+    out.mkdir(parents=True, exist_ok=True)
+    place = storage or str(out / "journal.log")
+    plan = Plan(recipe, space, blind, path_of(catalogue, base.input.size), labels, place, trials, sampler, pruner, seed)
+    study = _open(plan)
+    _claim(
+        study, {"recipe": base.model_dump(mode="json"), "space": _plain(space), "split": digest(blind, catalogue.table)}
+    )
+    _put_back(study)
+    _work(plan, min(workers or home.cores(), trials), say)
+    return _write(study, plan, base, out)
+
+
+def _open(plan: Plan) -> Any:
+    """The study in its storage, made where it is new."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(
+            study_name=STUDY,
+            storage=_storage(plan.storage),
+            sampler=_sampler(plan),
+            pruner=_pruner(plan.pruner),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (ValueError, ImportError, OSError) as error:
+        raise InputRejected("storage", plan.storage, str(error), "Give a file or a database URL.") from error
+
+
+def _storage(place: str) -> Any:
+    if "://" in place:
+        return place
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(place))
+
+
+def _sampler(plan: Plan, worker: int = 0, known: int = 0) -> Any:
+    """The sampler of a worker; `known` trials change its seed, or a search gone on with would draw the same values again."""
+    from optuna import samplers
+
+    seed = int(np.random.SeedSequence([plan.seed, worker, known]).generate_state(1)[0])
+    match plan.sampler:
+        case "tpe":
+            return samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, plan.trials // 3)))
+        case "random":
+            return samplers.RandomSampler(seed=seed)
+        case "grid":
+            return samplers.GridSampler({key: values.grid() for key, values in plan.space.items()}, seed=plan.seed)
+
+
+def _pruner(name: Pruner) -> Any:
+    from optuna import pruners
+
+    match name:
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
+        case "hyperband":
+            return pruners.HyperbandPruner(min_resource=2)
+        case "none":
+            return pruners.NopPruner()
+
+
+def _claim(study: Any, identity: dict[str, Any]) -> None:
+    """Write down what the study searches, or check that it is this."""
+    stored = study.user_attrs.get("identity")
+    if stored is None:
+        study.set_user_attr("identity", identity)
+    elif stored != json.loads(json.dumps(identity)):
+        different = [key for key in identity if stored.get(key) != json.loads(json.dumps(identity[key]))]
+        raise RunMismatch(
+            f"The storage holds a search with another {' and '.join(different)}. Give another --out or --storage."
+        )
+
+
+def _put_back(study: Any) -> None:
+    """Trials that a killed search was in the middle of: closed, and queued again with the same values."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+
+
+def _work(plan: Plan, workers: int, say: Callable[[str], None]) -> None:
+    """Run the workers and pass on what they say; a worker that fails stops the search with its reason."""
+    context = multiprocessing.get_context("spawn")
+    lock, queue = context.Lock(), context.Queue()
+    processes = [context.Process(target=_worker, args=(plan, n, lock, queue)) for n in range(workers)]
+    for process in processes:
+        process.start()
+    try:
+        left = workers
+        while left:
+            kind, content = _next(queue, processes)
+            if kind == "done":
+                left -= 1
+            elif kind == "failed":
+                raise content
+            else:
+                say(content)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _next(queue: Any, processes: Sequence[Any]) -> tuple[str, Any]:
+    import queue as queues
+
+    while True:
+        with suppress(queues.Empty):
+            return queue.get(timeout=1)
+        if gone := [process.exitcode for process in processes if process.exitcode not in (None, 0)]:
+            raise RuntimeError(f"A worker of the search ended with code {gone[0]}. Start the search again to go on.")
+
+
+def _worker(plan: Plan, number: int, lock: Any, queue: Any) -> None:
+    """Ask, train and tell until enough trials are finished or under way."""
+    try:
+        study = _open(plan)
+        study.sampler = _sampler(plan, number, len(study.get_trials(deepcopy=False)))
+        while (trial := _ask(study, plan, lock)) is not None:
+            queue.put(("said", _finish(study, plan, trial)))
+        queue.put(("done", number))
+    except Exception as error:
+        queue.put(("failed", error))
+
+
+def _ask(study: Any, plan: Plan, lock: Any) -> Any:
+    from optuna.trial import TrialState
+
+    counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    with lock:
+        if len(study.get_trials(deepcopy=False, states=counted)) >= plan.trials:
+            return None
+        trial = study.ask()
+        suggested(plan.recipe, plan.space, trial, "trial")  # stored at once, so that a kill loses no values
+        return trial
+
+
+def _finish(study: Any, plan: Plan, trial: Any) -> str:
+    import optuna
+
+    recipe = suggested(plan.recipe, plan.space, trial, f"trial-{trial.number}")
+    try:
+        values = [_score(recipe, plan, fold, trial if not done else None) for done, fold in enumerate(plan.folds)]
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return f"trial {trial.number}: pruned"
+    study.tell(trial, float(np.mean(values)))
+    return f"trial {trial.number}: balanced validation accuracy {np.mean(values):.4f}"
+
+
+def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
+    """Balanced validation accuracy of the recipe trained on a fold; the first fold may be pruned by validation accuracy."""
+    import optuna
+    import torch
+    from lightning_fabric import Fabric
+    from sklearn.metrics import balanced_accuracy_score
+
+    from tumorscope.training.loop import fit, predict
+
+    images = np.load(plan.pixels, mmap_mode="r")
+    train, validation = ((images[rows], plan.labels[rows]) for rows in (fold.train, fold.validation))
+
+    def report(row: dict[str, float]) -> None:
+        if trial is None:
+            return
+        trial.report(row["val_accuracy"], int(row["epoch"]))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    module, _ = fit(recipe, plan.seed, train, validation, fabric=fabric, report=report)
+    said = predict(module, torch.from_numpy(np.array(validation[0])[:, None]), recipe.training.mirror_average)
+    return float(balanced_accuracy_score(validation[1], said.numpy().argmax(1)))
+
+
+def _write(study: Any, plan: Plan, base: Recipe, out: Path) -> Path:
+    from tumorscope.tuning.figures import write_figures
+
+    best = suggested(plan.recipe, plan.space, study.best_trial, f"{base.name}-tuned")
+    write_text(out / "best.toml", best.toml())
+    write_text(out / "trials.csv", study.trials_dataframe().to_csv(index=False))
+    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    write_json(
+        out / "search.json",
+        {
+            "recipe": base.name,
+            "sampler": plan.sampler,
+            "pruner": plan.pruner,
+            "trials": {state: states.count(state) for state in sorted(set(states))},
+            "best": {"trial": study.best_trial.number, "value": study.best_value, "params": study.best_trial.params},
+            **environment(),
+        },
+    )
+    write_figures(study, out / "figures")
+    return out / "best.toml"
+
+
+def _plain(space: Space) -> dict[str, Any]:
+    return {key: values.model_dump(mode="json") for key, values in space.items()}

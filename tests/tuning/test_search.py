@@ -1,0 +1,104 @@
+"""The search: it reads no test slice, ends with as many trials as asked for, and goes on after a kill with none lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
+
+from tumorscope.config import load_recipe
+from tumorscope.errors import RunMismatch
+from tumorscope.tuning.search import STUDY, _storage, tune
+from tumorscope.tuning.space import Range
+
+SPACE = {"optimiser.learning_rate": Range(low=1e-4, high=1e-2, log=True)}
+ASK = """
+import sys
+from pathlib import Path
+from tests.training.tiny_set import tiny_catalogue
+from tests.tuning.test_search import SPACE
+from tumorscope.tuning.search import tune
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    tune("baseline_cnn", SPACE, tiny_catalogue(folder), trials=int(sys.argv[2]), out=folder / "out", workers=4, pruner="none",
+         protocol="official", sampler="random")
+"""
+
+
+def finished(out: Path) -> list:
+    study = optuna.load_study(study_name=STUDY, storage=_storage(str(out / "journal.log")))
+    return study.get_trials(deepcopy=False)
+
+
+@pytest.mark.slow
+def test_other_test_pixels_change_nothing_in_a_search(tmp_path):
+    images, labels = drawn()
+    other = images.copy()
+    other[len(images) * 3 // 4 :] = np.random.default_rng(7).integers(0, 256, other[len(images) * 3 // 4 :].shape)
+    values = []
+    for name, pixels in (("one", images), ("other", other)):
+        best = tune(
+            "baseline_cnn",
+            SPACE,
+            catalogue(tmp_path / name, pixels, labels),
+            trials=2,
+            out=tmp_path / name / "out",
+            protocol="official",
+            workers=1,
+        )
+        values.append(pd.read_csv(best.parent / "trials.csv")["value"].tolist())
+    assert values[0] == values[1]
+
+
+@pytest.mark.slow
+def test_killed_with_four_workers_no_trial_is_lost_and_none_is_done_twice(tmp_path):
+    root, trials = Path(__file__).parents[2], 9
+    command = [sys.executable, "-c", ASK, str(tmp_path), str(trials)]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with subprocess.Popen(command, env=environment, cwd=root, start_new_session=True) as process:
+        for _ in range(1200):
+            time.sleep(0.1)
+            if (tmp_path / "out" / "journal.log").exists() and any(
+                t.state.is_finished() for t in finished(tmp_path / "out")
+            ):
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+    before = {trial.number: trial for trial in finished(tmp_path / "out")}
+    assert any(trial.state.is_finished() for trial in before.values())
+    assert len([trial for trial in before.values() if trial.state.is_finished()]) < trials
+
+    assert subprocess.run(command, env=environment, cwd=root, check=False).returncode == 0
+    after = finished(tmp_path / "out")
+    complete = [trial for trial in after if trial.state == optuna.trial.TrialState.COMPLETE]
+    assert len(complete) == trials
+    for number, trial in before.items():
+        if trial.state == optuna.trial.TrialState.COMPLETE:
+            assert after[number].value == trial.value
+        elif trial.params:
+            again = [one for one in complete if one.user_attrs.get("again") == number]
+            assert [one.params for one in again] == [trial.params]
+    assert max(Counter(trial.params["optimiser.learning_rate"] for trial in complete).values()) == 1
+
+    best = max(complete, key=lambda trial: trial.value)
+    recipe = load_recipe(tmp_path / "out" / "best.toml")
+    assert recipe.optimiser.learning_rate == best.params["optimiser.learning_rate"]
+    assert recipe.name == "baseline_cnn-tuned"
+    assert (tmp_path / "out" / "figures" / "history.png").exists()
+    with pytest.raises(RunMismatch, match="another space"):
+        tune(
+            "baseline_cnn",
+            {"optimiser.learning_rate": Range(low=1e-3, high=1e-2)},
+            tiny_catalogue(tmp_path),
+            trials=2,
+            out=tmp_path / "out",
+            protocol="official",
+        )
