@@ -163,7 +163,7 @@ def test_every_pair_is_what_the_turned_slices_correlate_by(planted):
         assert list(zip(twins["i"], twins["j"], strict=True)) == [(i, i + 20) for i in range(20)]
         assert list(twins["turn"]) == ["mirror"] * 12 + ["half_turn"] * 8
         for i, j, name in zip(twins["i"], twins["j"], twins["turn"], strict=True):
-            assert np.corrcoef(confirm[i].ravel(), turn(confirm[j], name).ravel())[0, 1] > 0.98
+            assert np.corrcoef(confirm[i].ravel(), turn(confirm[j], name).ravel())[0, 1] > 0.95
 
 
 def head(planted: Planted, row: int) -> np.ndarray:

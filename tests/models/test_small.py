@@ -31,13 +31,13 @@ def test_the_baselines_parameters_layer_by_layer():
 
 
 def test_the_improved_networks_parameters_by_hand():
-    """320 + 18,496 + 73,856 for the blocks, 3 x 3 x 128 x 128 + 128 and 128 x 4 + 4 for the dense layers."""
+    """480 + 41,568 + 166,080 for the blocks, 3 x 3 x 192 x 128 + 128 and 128 x 4 + 4 for the dense layers."""
     table = layer_table(build(load_recipe("improved_cnn").model, 30), 30)
-    assert [layer.parameters for layer in table if layer.parameters] == [320, 18_496, 73_856, 147_584, 516]
+    assert [layer.parameters for layer in table if layer.parameters] == [480, 41_568, 166_080, 221_312, 516]
     assert [layer.output for layer in table if layer.name.startswith("max-pool")] == [
-        (32, 15, 15),
-        (64, 7, 7),
-        (128, 3, 3),
+        (48, 15, 15),
+        (96, 7, 7),
+        (192, 3, 3),
     ]
     assert {layer.name for layer in table if "dropout" in layer.name} == {"dropout 0.07"}
 

@@ -76,7 +76,7 @@ def check_side(size: int) -> None:
 
 
 def shrink(grey: np.ndarray, size: int) -> np.ndarray:
-    """Resize uint8 (height, width) to (size, size) by area averaging, sides stretched as the student report did."""
+    """Resize uint8 (height, width) to (size, size), sides stretched as the student report did: box filter down, bilinear up."""
     if grey.shape == (size, size):
         return grey
     return np.asarray(
