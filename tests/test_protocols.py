@@ -339,7 +339,7 @@ def test_nothing_left_to_test_is_said():
     table = plain_table().assign(picture="one")
     with pytest.raises(DataNotFound, match="nothing is left to score"):
         folds("clean", table, 0)
-    with pytest.raises(DataNotFound, match="shares its picture or patient id with training"):
+    with pytest.raises(DataNotFound, match="shares its picture or its patient id with the training set"):
         folds("external", table, 0)
 
 
