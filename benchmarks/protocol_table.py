@@ -75,7 +75,7 @@ def markdown(rows: list[dict], floor: pd.DataFrame) -> str:
                 kind = row["type_balanced_accuracy_mean"]
                 cells += ["" if kind is None else f"{kind:.4f}"]
                 presence = [row[f"presence_{name}_mean"] for name in ("auc", "sensitivity", "specificity")]
-                cells += [", ".join(f"{value:.3f}" for value in presence)]
+                cells += [", ".join("-" if value is None else f"{value:.3f}" for value in presence)]
                 ours = f"{row['model']} | {cells[0]} | {interval} | {' | '.join(cells[1:])}"
                 lines.append(f"| {protocol} | {row['slices']:,} | {ours} |")
         for _, row in floor[floor["protocol"] == protocol].iterrows():
