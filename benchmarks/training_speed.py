@@ -80,7 +80,7 @@ def contenders(arrays: Path, epochs: int, seed: int, threads: int) -> dict[str, 
         "ours": [sys.executable, f"{peers}/ours.py", *settings, str(seed), "baseline_cnn", str(threads)],
         "keras": [keras_python(), f"{peers}/keras_baseline.py", *settings, "32", str(seed)],
         "dataloader": [sys.executable, f"{peers}/dataloader_baseline.py", *settings, "32", str(seed)],
-        "ours, fast_cnn": [sys.executable, f"{peers}/ours.py", str(arrays), "12", str(seed), "fast_cnn", str(threads)],
+        "ours, fast_cnn": [sys.executable, f"{peers}/ours.py", str(arrays), "0", str(seed), "fast_cnn", str(threads)],
     }
 
 

@@ -13,7 +13,8 @@ from tumorscope.training.loop import fit, predict
 
 def main(arrays: str, epochs: int, seed: int, recipe_name: str, threads: int) -> None:
     data = np.load(arrays)
-    recipe = ts.load_recipe(recipe_name, {"training.epochs": epochs, "training.threads": threads})
+    length = {"training.epochs": epochs} if epochs else {}  # 0: as the recipe has it
+    recipe = ts.load_recipe(recipe_name, {**length, "training.threads": threads})
     test = torch.from_numpy(data["test_x"][:, None])
     spent = [0.0]
 

@@ -22,6 +22,7 @@ from tumorscope.audit.pictures import (
     INVERSE,
     QUARTER_TURNS,
     TURNS,
+    Descriptors,
     Pictures,
     compare,
     describe,
@@ -166,15 +167,12 @@ def test_every_pair_is_what_the_turned_slices_correlate_by(planted):
             assert np.corrcoef(confirm[i].ravel(), turn(confirm[j], name).ravel())[0, 1] > 0.95
 
 
-def head(planted: Planted, row: int) -> np.ndarray:
-    return planted.confirm[row]
-
-
 def test_quarter_turns_are_found_only_when_asked_for(planted):
     slices = [planted.confirm[0]]
     slices += [turn(slices[0], name) for name in QUARTER_TURNS]
     small, confirm, exact = looks(slices)
-    assert group_pictures(small, confirm, exact).group[0] not in group_pictures(small, confirm, exact).group[1:]
+    without = group_pictures(small, confirm, exact).group
+    assert without[0] not in without[1:]
     found = group_pictures(small, confirm, exact, quarter_turns=True)
     assert found.group.tolist() == [0] * 5
     with_first = found.pairs[found.pairs["i"] == 0]
@@ -329,9 +327,9 @@ def test_more_slices_than_one_block_of_the_comparison_are_all_compared():
     fine = np.zeros((2100, 64, 64), np.float16)
     fine[:, 0, 0] = 1
     fine[:, 0, -1] = 1
-    from tumorscope.audit.pictures import Descriptors, _unit
-
-    both = Descriptors(_unit(small.reshape(2100, -1)), fine)
+    coarse = small.reshape(2100, -1).astype(np.float32)
+    coarse -= coarse.mean(axis=1, keepdims=True)
+    both = Descriptors(coarse / np.linalg.norm(coarse, axis=1, keepdims=True), fine)
     pairs = compare(both, both, TURNS)
     assert pairs[["i", "j", "turn"]].to_numpy().tolist() == [[i, j, "mirror"] for i, j in sorted(planted)]
 

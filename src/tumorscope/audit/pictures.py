@@ -157,7 +157,7 @@ def describe(small: np.ndarray, confirm: np.ndarray) -> Descriptors:
             raise InputRejected(
                 "pixels", f"{array.dtype} {array.shape}", f"uint8 (n, {size}, {size}) needed", "Use the pixel cache."
             )
-    return Descriptors(_unit(small.reshape(len(small), -1)), _edges(confirm))
+    return Descriptors(_unit(small.reshape(len(small), 32 * 32)), _edges(confirm))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -293,11 +293,11 @@ def _nearest(score: np.ndarray, k: int) -> _Found:
 
 def halved(coarse: np.ndarray) -> np.ndarray:
     """Coarse descriptors at 16x16, float32 (n, 256): what the approximate index holds, a quarter of the memory."""
-    return _unit(coarse.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(len(coarse), -1))
+    return _unit(coarse.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(len(coarse), 16 * 16))
 
 
 def _turned(coarse: np.ndarray, name: str) -> np.ndarray:
-    return turn(coarse.reshape(-1, 32, 32), name).reshape(len(coarse), -1)
+    return turn(coarse.reshape(-1, 32, 32), name).reshape(coarse.shape)
 
 
 def _correlate(left: np.ndarray, right: np.ndarray, i: np.ndarray, j: np.ndarray, name: str) -> np.ndarray:
