@@ -69,6 +69,36 @@ def test_the_memoriser_has_a_row_a_protocol_or_the_reason_why_not():
     assert "second set" in reasons["external"]
 
 
+def test_the_memoriser_knows_mirrored_copies_under_official_and_nothing_under_clean():
+    """80 slices of noise, then the mirrors of the first 20 as test slices and 20 new ones, no patient known."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (120, 30, 30), dtype=np.uint8)
+    images[80:100] = images[:20, :, ::-1]
+    labels = [CLASSES[i % 4] for i in range(120)]
+    pictures = [f"k{i if i < 80 or i >= 100 else i - 80}" for i in range(120)]
+    rows = [(labels[i], "train" if i < 80 else "test", f"f{i}", f"x{i}", pictures[i], "") for i in range(120)]
+    steps: list[tuple[int, int]] = []
+    found = memorisers(table_of(rows), images, progress=lambda done, total: steps.append((done, total)))
+    scored = found.dropna(subset="accuracy").set_index(["protocol", "mirrors"])
+    assert scored.index.tolist() == [
+        (protocol, mirrors)
+        for protocol in ("official", "clean", "picture-cv", "patient-cv")
+        for mirrors in (False, True)
+    ]
+    assert scored.loc[("official", True), "accuracy"] >= 0.5  # the mirrored half at the least
+    assert scored.loc[("official", True), "accuracy"] - scored.loc[("official", False), "accuracy"] >= 0.2
+    assert scored["slices"].tolist() == [40, 40, 20, 20, 100, 100, 100, 100]
+    assert scored["pictures"].tolist() == [40, 40, 20, 20, 100, 100, 100, 100]
+    assert scored["patients"].isna().all()
+    assert (scored["accuracy_low"] <= scored["accuracy"]).all()
+    assert (scored["accuracy"] <= scored["accuracy_high"]).all()
+    notes = found.set_index("protocol")["note"].groupby(level=0).first()
+    assert notes["patient-cv"] == "patient-cv: no patient ids are known, so this is the same as picture-cv."
+    assert "0 published folds are known" in notes["published-cv"]
+    assert "needs a second set" in notes["external"]
+    assert steps == [(i, 6) for i in range(1, 7)]
+
+
 def test_a_picture_under_two_classes_is_listed_with_all_its_slices():
     table = KINDS.copy()
     table.loc[4, "label"] = "meningioma"

@@ -1,6 +1,8 @@
 """The figshare set in every form it comes in, matching slices to it, and patient ids from names and columns."""
 
+import gc
 import io
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from tumorscope.audit.patients import link, mask_for, patients_from, read_figshare
 from tumorscope.data.decode import shrink
@@ -166,3 +169,81 @@ def test_patients_come_from_names_or_from_a_column():
 def test_ids_that_cannot_be_had_are_refused_with_the_reason(options, said):
     with pytest.raises(InputRejected, match=said):
         patients_from(NAMES, **options)
+
+
+def folder_of_mats(path: Path) -> Path:
+    path.mkdir()
+    for number in SLICES:
+        (path / f"{number}.mat").write_bytes(mat(number))
+    return path
+
+
+def test_folds_in_the_older_matlab_format_are_read_and_without_any_they_are_unknown(tmp_path):
+    path = folder_of_mats(tmp_path / "set")
+    assert read_figshare(path).table["fold"].tolist() == [0, 0, 0, 0]
+    savemat(path / "cvind.mat", {"cvind": np.array([[5, 4, 2]])})  # none for the fourth
+    assert read_figshare(path).table["fold"].tolist() == [5, 4, 2, 0]
+    savemat(path / "cvind.mat", {"other": np.array([[5, 4, 2]])})
+    with pytest.raises(InputRejected, match="cvind needed"):
+        read_figshare(path)
+
+
+def test_sixteen_bits_are_stretched_from_the_lowest_to_the_highest_value_and_one_value_is_black(tmp_path):
+    path = folder_of_mats(tmp_path / "set")
+    values = np.array([[300, 380], [500, 1300]], np.int16)
+    for number, array in ((1, values), (2, np.full((2, 2), 700, np.int16))):
+        with h5py.File(path / f"{number}.mat", "a") as file:
+            del file["cjdata/image"]
+            file["cjdata/image"] = array.T
+    found = read_figshare(path)
+    assert found.image(1).tolist() == [[0, 20], [51, 255]]  # 80 x 0.255 is 20.4, 200 x 0.255 is 51
+    assert found.image(2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_mask_follows_a_half_turn_at_any_size(tmp_path):
+    known = read_figshare(folder_of_mats(tmp_path / "set"))
+    match = pd.Series({"figshare": 3, "turn": "half_turn"})
+    expected = np.zeros((SIDE // 2, SIDE // 2), bool)
+    expected[SIDE // 2 - 20 : SIDE // 2 - 12, SIDE // 2 - 20 : SIDE // 2 - 4] = True  # rows 24 to 40, columns 8 to 40
+    np.testing.assert_array_equal(mask_for(known, match, SIDE // 2), expected)
+
+
+def test_what_was_copied_out_of_a_zip_of_zips_goes_with_the_set_and_without_a_warning(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    inner = zipped(tmp_path / "inner.zip", {f"{n}.mat": mat(n) for n in SLICES})
+    found = read_figshare(zipped(tmp_path / "outer.zip", {"inner.zip": inner.read_bytes()}))
+    assert found.image(1).shape == (SIDE, SIDE)
+    assert len(list((tmp_path / "copies").iterdir())) == 1
+    del found
+    gc.collect()
+    assert not list((tmp_path / "copies").iterdir())
+    assert not [one for one in recwarn if "cleaning up" in str(one.message)]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ("id,label\n1,1\n", "metadata.csv: no column pid; id, label and pid needed"),
+        ("id,label,pid\n1,4,P\n", "figshare label: 4; 1, 2 or 3"),
+        ("id,label,pid\none,1,P\n", "id must be whole numbers"),
+    ],
+)
+def test_a_repacked_set_with_a_damaged_table_is_refused_with_what_is_wrong(tmp_path, metadata, says):
+    (tmp_path / "metadata.csv").write_text(metadata)
+    with pytest.raises(InputRejected, match=says):
+        read_figshare(tmp_path)
+
+
+def test_an_image_that_a_repacked_set_names_and_lacks_is_refused_by_name(tmp_path):
+    (tmp_path / "metadata.csv").write_text("id,label,pid\n7,1,007\n")
+    found = read_figshare(tmp_path)
+    assert found.table[["id", "patient", "fold"]].to_numpy().tolist() == [[7, "007", 0]]
+    with pytest.raises(InputRejected, match=r"images/7\.jpg: missing"):
+        found.image(7)
+
+
+def test_a_pattern_with_a_slash_sees_folders_and_one_without_sees_the_name_alone():
+    table = pd.DataFrame({"path": ["P1/a/P7.png", "P2/b/x.png"]})
+    assert patients_from(table, pattern=r"^(P\d+)/").tolist() == ["P1", "P2"]
+    assert patients_from(table, pattern=r"(P\d+)").tolist() == ["P7", ""]

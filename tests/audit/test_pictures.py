@@ -243,6 +243,15 @@ def test_without_twins_there_are_no_links_and_a_single_slice_is_a_picture(plante
     assert list(weakest_links(found).columns) == ["picture", "i", "j", "fine"]
 
 
+@pytest.mark.parametrize("method", ["exact", "faiss"])
+def test_no_slices_give_no_pictures(method):
+    empty = np.empty((0, 32, 32), np.uint8), np.empty((0, 128, 128), np.uint8)
+    found = group_pictures(*empty, [], method=method)
+    assert found.group.tolist() == []
+    assert found.pairs.empty
+    assert weakest_links(found).empty
+
+
 ARRAYS = np.zeros((2, 32, 32), np.uint8), np.zeros((2, 128, 128), np.uint8), ["a", "b"]
 
 

@@ -105,7 +105,7 @@ def confounding(
 
     Raises `DataNotFound` where there are too few classes, pictures or patients for five folds.
     """
-    facts, trial = cues(table, images), _trial(table, seed)
+    facts, trial = cues(table, images).reset_index(drop=True), _trial(table, seed)
     scores = pd.DataFrame([*_of_sets(facts, trial, seed), *_of_cues(facts, trial)])
     chance = _chance(table)
     by_collection = collections(table["source"] if collection is None else collection, table["label"])

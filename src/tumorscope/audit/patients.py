@@ -12,6 +12,7 @@ import io
 import re
 import shutil
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -145,8 +146,9 @@ class _UnpackedZip(ZipSource):
     """A zip that lay in another: a copy in a temporary folder, which goes when this does."""
 
     def __init__(self, outer: Path, name: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tumorscope-")
-        target = Path(self._folder.name, "inner.zip")
+        folder = tempfile.mkdtemp(prefix="tumorscope-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        target = Path(folder, "inner.zip")
         try:
             _copy_out(outer, name, target)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
