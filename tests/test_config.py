@@ -179,7 +179,9 @@ def test_a_recipe_cannot_be_changed_in_place():
 def test_a_model_that_does_not_exist_or_fit_is_refused_with_what_does():
     from tumorscope.models.registry import build
 
-    with pytest.raises(RecipeError, match=r"model\.name: 'vgg' is unknown; allowed: .*baseline_cnn, improved_cnn"):
+    with pytest.raises(
+        RecipeError, match=r"model\.name: 'vgg' is unknown; allowed: .*baseline_cnn, compact_cnn, improved_cnn"
+    ):
         build(load_recipe("baseline_cnn", {"model.name": "vgg"}).model, 30)
     deep = load_recipe("improved_cnn", {"model.filters": [8] * 5})
     with pytest.raises(RecipeError, match="30x30 input; give one to 4 blocks"):

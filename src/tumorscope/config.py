@@ -25,19 +25,24 @@ class _Part(BaseModel):
 
 
 class Input(_Part):
-    """What the network sees: grey slices of `size` x `size`, scaled to 0..1 or standardised with training statistics."""
+    """What the network sees: grey slices of `size` x `size`, scaled to 0..1 or standardised with training statistics.
+
+    crop : none stretches the whole slice; head cuts the square around the head first (`data.decode.crop_to_head`)
+    """
 
     size: Annotated[int, Field(ge=8, le=1024)] = 30
+    crop: Literal["none", "head"] = "none"
     normalise: Literal["unit", "standard"] = "unit"
 
 
 class Model(_Part):
-    """A registered network and its own parameters."""
+    """A registered network and its own parameters; `model` docstrings say which of them it takes."""
 
     name: str
     # Not strict, since TOML has lists only; what is in them still is.
     filters: Annotated[tuple[Annotated[int, Field(ge=1, le=4096, strict=True)], ...], Field(strict=False)] = ()
     convolutions: Annotated[int, Field(ge=1, le=4)] = 1
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
     dense: Annotated[int, Field(ge=1, le=8192)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_norm: bool = False
@@ -127,12 +132,29 @@ class Schedule(_Part):
 
 
 class Augment(_Part):
-    """Random changes of each training batch, drawn and applied on the device: mirror, and a small affine."""
+    """Random changes of each training batch, drawn for every slice and applied on the device, in this order; 0 is off.
+
+    mirror : share of slices mirrored left to right; rotate : up to degrees either way; scale : up to a share larger or smaller;
+    shift : up to a share of half a side, each way
+    bias_field : largest natural log of a smooth gain, as a receive coil has it
+    contrast, brightness : gain up to a share more or less, offset up to a share of white; gamma : largest natural log of an exponent
+    noise : largest standard deviation of Gaussian noise, as a share of white
+    cutout : largest side of a black square, as a share of the slice's (DeVries and Taylor 2017, arXiv:1708.04552)
+    mixup : a of Beta(a, a), the weight with which a batch is laid over itself in another order (Zhang et al. 2018,
+    arXiv:1710.09412)
+    """
 
     mirror: Annotated[float, Field(ge=0, le=1)] = 0.0
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bias_field: Annotated[float, Field(ge=0, le=2)] = 0.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, Field(ge=0, le=2)] = 0.0
+    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 class EarlyStopping(_Part):

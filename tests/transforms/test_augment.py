@@ -27,7 +27,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> None:
 
 def test_what_was_drawn_rebuilds_the_same_batch():
     images = batch()
-    drawn = draw(ALL, len(images), seeded())
+    drawn = draw(ALL, len(images), 12, seeded())
     assert drawn is not None
     once = apply(images, drawn)
     assert torch.equal(once, apply(images, Draw(drawn.affine.clone())))
@@ -36,8 +36,8 @@ def test_what_was_drawn_rebuilds_the_same_batch():
 
 def test_the_same_seed_draws_the_same_maps_and_goes_on():
     generator = seeded()
-    first, second = draw(ALL, 4, generator), draw(ALL, 4, generator)
-    again = draw(ALL, 4, seeded())
+    first, second = draw(ALL, 4, 12, generator), draw(ALL, 4, 12, generator)
+    again = draw(ALL, 4, 12, seeded())
     assert first is not None
     assert second is not None
     assert again is not None
@@ -48,7 +48,7 @@ def test_the_same_seed_draws_the_same_maps_and_goes_on():
 def test_a_recipe_without_augmentation_draws_nothing_and_changes_nothing():
     generator = seeded()
     before = generator.get_state()
-    assert draw(Augment(), 4, generator) is None
+    assert draw(Augment(), 4, 12, generator) is None
     assert torch.equal(before, generator.get_state())
     images = batch()
     assert apply(images, None) is images
@@ -61,13 +61,13 @@ def test_the_identity_leaves_a_batch_as_it_is():
 
 def test_a_certain_mirror_is_a_flip_and_an_impossible_one_is_none():
     images = batch()
-    close(apply(images, draw(Augment(mirror=1), 5, seeded())), images.flip(3))
-    tiny = draw(Augment(mirror=0, shift=1e-9), 5, seeded())
+    close(apply(images, draw(Augment(mirror=1), 5, 12, seeded())), images.flip(3))
+    tiny = draw(Augment(mirror=0, shift=1e-9), 5, 12, seeded())
     close(apply(images, tiny), images)
 
 
 def test_a_mirror_comes_at_its_rate():
-    drawn = draw(Augment(mirror=0.3), 20_000, seeded())
+    drawn = draw(Augment(mirror=0.3), 20_000, 12, seeded())
     assert drawn is not None
     assert float((drawn.affine[:, 0, 0] < 0).float().mean()) == pytest.approx(0.3, abs=0.02)
 
@@ -96,7 +96,7 @@ def test_a_shift_by_whole_pixels_brings_black_in():
 )
 @settings(max_examples=50, deadline=None)
 def test_every_map_is_a_turn_a_zoom_and_a_shift_within_the_recipes_limits(mirror, rotate, scale, shift, seed):
-    drawn = draw(Augment(mirror=mirror, rotate=rotate, scale=scale, shift=shift), 20, seeded(seed))
+    drawn = draw(Augment(mirror=mirror, rotate=rotate, scale=scale, shift=shift), 20, 12, seeded(seed))
     if drawn is None:
         assert not any((mirror, rotate, scale, shift))
         return

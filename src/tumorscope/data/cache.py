@@ -15,25 +15,29 @@ from tumorscope.errors import InputRejected
 from tumorscope.files import replacing
 
 
-def pixels(catalogue: Catalogue, size: int, progress: Progress | None = None) -> np.ndarray:
-    """Grey pixels of every slice, uint8 (n, size, size), row i = table row i, memory-mapped and read-only."""
+def pixels(catalogue: Catalogue, size: int, progress: Progress | None = None, crop: str = "none") -> np.ndarray:
+    """Grey pixels of every slice, uint8 (n, size, size), row i = table row i, memory-mapped and read-only.
+
+    crop : "none", or "head" for the square around the head; see `config.Input`
+    """
     check_side(size)
-    file = path_of(catalogue, size)
+    file = path_of(catalogue, size, crop)
     stored = _stored(file, (len(catalogue.table), size, size))
     if stored is None:
-        write_pixels(catalogue, size, _decode(catalogue, size, progress))
+        write_pixels(catalogue, size, _decode(catalogue, size, progress, crop), crop)
         stored = np.load(file, mmap_mode="r")
     return stored
 
 
-def path_of(catalogue: Catalogue, size: int) -> Path:
+def path_of(catalogue: Catalogue, size: int, crop: str = "none") -> Path:
     """File of the cache at `size`."""
-    return catalogue.folder / f"pixels-{size}-{catalogue.digest}.npy"
+    view = f"{size}" if crop == "none" else f"{size}-{crop}"
+    return catalogue.folder / f"pixels-{view}-{catalogue.digest}.npy"
 
 
-def write_pixels(catalogue: Catalogue, size: int, array: np.ndarray) -> None:
+def write_pixels(catalogue: Catalogue, size: int, array: np.ndarray, crop: str = "none") -> None:
     """Store uint8 (n, size, size) as the cache at `size`, atomically."""
-    with replacing(path_of(catalogue, size)) as temporary:
+    with replacing(path_of(catalogue, size, crop)) as temporary:
         np.save(temporary, array)
 
 
@@ -46,10 +50,10 @@ def _stored(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return stored if isinstance(stored, np.memmap) and stored.shape == shape and stored.dtype == np.uint8 else None
 
 
-def _decode(catalogue: Catalogue, size: int, progress: Progress | None) -> np.ndarray:
+def _decode(catalogue: Catalogue, size: int, progress: Progress | None, crop: str) -> np.ndarray:
     """Decode every slice again at `size`, checking that its bytes are those of the catalogue."""
     if catalogue.parts:
-        return np.concatenate([pixels(part, size, progress) for part in catalogue.parts])
+        return np.concatenate([pixels(part, size, progress, crop) for part in catalogue.parts])
     source = catalogue.source()
     members = {member.name: member for member in source.members}
     table = catalogue.table
@@ -58,7 +62,7 @@ def _decode(catalogue: Catalogue, size: int, progress: Progress | None) -> np.nd
         raise InputRejected(missing[0], "gone", f"catalogued in {catalogue.origin}", "Import the data again.")
     planned = [Planned(members[path], "", "", "") for path in table["path"]]
     array = np.empty((len(table), size, size), np.uint8)
-    for row, outcome in enumerate(read_all(source, planned, (size,))):
+    for row, outcome in enumerate(read_all(source, planned, (size,), crop)):
         if isinstance(outcome, str):
             raise InputRejected(table["path"][row], outcome, "was readable when catalogued", "Import the data again.")
         facts, images = outcome

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope import home
-from tumorscope.data.decode import check_side, decode, shrink
+from tumorscope.data.decode import check_side, crop_to_head, decode, shrink
 from tumorscope.data.known import fill
 from tumorscope.data.layout import Layout, Planned, plan
 from tumorscope.data.sources import Source, check, fingerprint, open_source, readable
@@ -205,17 +205,19 @@ def _scan(
 Outcome = str | tuple[dict[str, object], list[np.ndarray]]
 
 
-def read_all(source: Source, planned: Sequence[Planned], sizes: tuple[int, ...]) -> Iterable[Outcome]:
+def read_all(
+    source: Source, planned: Sequence[Planned], sizes: tuple[int, ...], crop: str = "none"
+) -> Iterable[Outcome]:
     """For every planned file its facts and pixels at `sizes`, or the reason why it was refused; in order."""
     chunks = [planned[start : start + 32] for start in range(0, len(planned), 32)]
     workers = min(home.cores(), len(chunks))
     if workers < 2:
         _start(source.path)
-        yield from (outcome for chunk in chunks for outcome in _read_chunk(chunk, sizes))
+        yield from (outcome for chunk in chunks for outcome in _read_chunk(chunk, sizes, crop))
         return
     try:
         with ProcessPoolExecutor(workers, initializer=_start, initargs=(source.path,)) as pool:
-            for outcomes in pool.map(partial(_read_chunk, sizes=sizes), chunks):
+            for outcomes in pool.map(partial(_read_chunk, sizes=sizes, crop=crop), chunks):
                 yield from outcomes
     except BrokenProcessPool as error:
         raise TumorscopeError(
@@ -232,11 +234,11 @@ def _start(path: Path) -> None:
     _source = open_source(path)
 
 
-def _read_chunk(chunk: Sequence[Planned], sizes: tuple[int, ...]) -> list[Outcome]:
-    return [_read_slice(item, sizes) for item in chunk]
+def _read_chunk(chunk: Sequence[Planned], sizes: tuple[int, ...], crop: str) -> list[Outcome]:
+    return [_read_slice(item, sizes, crop) for item in chunk]
 
 
-def _read_slice(item: Planned, sizes: tuple[int, ...]) -> Outcome:
+def _read_slice(item: Planned, sizes: tuple[int, ...], crop: str) -> Outcome:
     try:
         check(item.member)
         content = _source.read(item.path)
@@ -251,7 +253,8 @@ def _read_slice(item: Planned, sizes: tuple[int, ...]) -> Outcome:
             for name in ("pixels_sha256", "width", "height", "mode", "format", "quantisation")
         },
     }
-    return facts, [shrink(image.grey, size) for size in sizes]
+    grey = crop_to_head(image.grey) if crop == "head" else image.grey
+    return facts, [shrink(grey, size) for size in sizes]
 
 
 def stem(path: str) -> str:

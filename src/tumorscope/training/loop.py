@@ -20,7 +20,7 @@ from tumorscope.models.registry import build
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
 from tumorscope.training.losses import make_loss
 from tumorscope.training.schedules import rate
-from tumorscope.transforms.augment import apply, draw
+from tumorscope.transforms.augment import apply, draw, mixed_loss
 from tumorscope.transforms.oversample import oversample
 
 #: Slices that are scored at once; a memory limit, no setting.
@@ -171,9 +171,9 @@ def _pass(
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps, len(batches), val_losses)
         images, labels = train.images[rows], train.labels[rows]
-        drawn = draw(recipe.augment, len(rows), state.generator)
+        drawn = draw(recipe.augment, len(rows), recipe.input.size, state.generator)
         logits = wrapped(apply(images.float(), drawn) if drawn else images)
-        loss = loss_of(logits, labels)
+        loss = mixed_loss(loss_of, logits, labels, drawn)
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimiser.step()

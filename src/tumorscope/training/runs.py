@@ -53,13 +53,13 @@ def train_runs(
     Raises `RunMismatch` where a run folder exists and neither `resume` nor `overwrite` is set, or holds something else.
     """
     device = _check(recipe, device)
-    pixels(catalogue, recipe.input.size)
+    pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
     splits = {seed: folds(protocol, catalogue.table, seed) for seed in seeds}
     folders = {seed: runs / f"{recipe.name}-{place_of(catalogue, protocol, seed)}" for seed in seeds}
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
-    file, labels = path_of(catalogue, recipe.input.size), _labels(catalogue)
+    file, labels = path_of(catalogue, recipe.input.size, recipe.input.crop), _labels(catalogue)
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device) for seed, made in splits.items() for fold in made
     ]

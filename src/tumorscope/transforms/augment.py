@@ -1,25 +1,104 @@
-"""Random changes of a whole batch on its device: numbers are drawn first, a deterministic function applies them."""
+"""Random changes of a whole batch on its device: numbers are drawn first, a deterministic function applies them.
 
+What was drawn is kept in a `Draw`, so that any batch can be rebuilt and shown.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tumorscope.config import Augment
 
+#: Control points a side of a bias field; coils are smooth.
+COIL_POINTS = 4
+WHITE = 255.0
+
 
 @dataclass(frozen=True)
 class Draw:
-    """An affine map a slice: float32 (n, 2, 3), from output to input coordinates in -1..1 (x, y), as `affine_grid` takes."""
+    """What happens to a batch of n slices, in this order; None is no change.
 
-    affine: Tensor
+    affine : float32 (n, 2, 3), from output to input coordinates in -1..1 (x, y), as `affine_grid` takes
+    bias_field : float32 (n, 1, 4, 4), natural log of the gain at control points from corner to corner
+    intensity : float32 (n, 3), exponent, gain and offset (share of white)
+    noise : float32 (n, 1, s, s), in shares of white
+    cutout : float32 (n, 4), left, top, right and bottom of a square in 0..1
+    mixup : weight of the slice itself and int64 (n,) which slice of the batch is laid over it
+    """
+
+    affine: Tensor | None = None
+    bias_field: Tensor | None = None
+    intensity: Tensor | None = None
+    noise: Tensor | None = None
+    cutout: Tensor | None = None
+    mixup: tuple[float, Tensor] | None = None
 
 
-def draw(augment: Augment, count: int, generator: torch.Generator) -> Draw | None:
-    """Numbers for `count` slices, or None where the recipe changes nothing."""
-    if not any((augment.mirror, augment.rotate, augment.scale, augment.shift)):
+def draw(augment: Augment, count: int, size: int, generator: torch.Generator) -> Draw | None:
+    """Numbers for `count` slices of `size` x `size`, or None where the recipe changes nothing."""
+    if not any(augment.model_dump().values()):
         return None
+    geometry = any((augment.mirror, augment.rotate, augment.scale, augment.shift))
+    return Draw(
+        affine=_affine(augment, count, generator) if geometry else None,
+        bias_field=_spread((count, 1, COIL_POINTS, COIL_POINTS), generator) * augment.bias_field
+        if augment.bias_field
+        else None,
+        intensity=_intensity(augment, count, generator)
+        if any((augment.contrast, augment.brightness, augment.gamma))
+        else None,
+        noise=_noise(augment.noise, count, size, generator) if augment.noise else None,
+        cutout=_squares(augment.cutout, count, generator) if augment.cutout else None,
+        mixup=_mixup(augment.mixup, count, generator) if augment.mixup else None,
+    )
+
+
+def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
+    """Float batch (n, 1, s, s) in 0..255 as drawn; what comes in from outside is black, and grey stays within 0..255."""
+    if drawn is None:
+        return batch
+    device = batch.device
+    if drawn.affine is not None:
+        grid = F.affine_grid(drawn.affine.to(device), list(batch.shape), align_corners=False)
+        batch = F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if drawn.bias_field is not None:
+        field = F.interpolate(drawn.bias_field.to(device), size=batch.shape[2:], mode="bicubic", align_corners=True)
+        batch = batch * field.exp()
+    if drawn.intensity is not None:
+        exponent, gain, offset = drawn.intensity.to(device)[:, :, None, None, None].unbind(1)
+        batch = WHITE * ((batch / WHITE).clamp(0, 1) ** exponent * gain + offset)
+    if drawn.noise is not None:
+        batch = batch + WHITE * drawn.noise.to(device)
+    if drawn.cutout is not None:
+        batch = batch * ~_inside(drawn.cutout.to(device), batch.shape[2])
+    if any(part is not None for part in (drawn.bias_field, drawn.intensity, drawn.noise)):
+        batch = batch.clamp(0, WHITE)
+    if drawn.mixup is not None:
+        weight, other = drawn.mixup
+        batch = weight * batch + (1 - weight) * batch[other.to(device)]
+    return batch
+
+
+def mixed_loss(
+    loss_of: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, drawn: Draw | None
+) -> Tensor:
+    """The loss of a batch as drawn: under mixup that of both labels, by weight."""
+    if drawn is None or drawn.mixup is None:
+        return loss_of(logits, labels)
+    weight, other = drawn.mixup
+    return weight * loss_of(logits, labels) + (1 - weight) * loss_of(logits, labels[other.to(labels.device)])
+
+
+def _spread(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform in -1..1."""
+    return 2 * torch.rand(*shape, generator=generator) - 1
+
+
+def _affine(augment: Augment, count: int, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(5, count, generator=generator)
     spread = 2 * uniform - 1
     angle = torch.deg2rad(spread[0] * augment.rotate)
@@ -28,12 +107,38 @@ def draw(augment: Augment, count: int, generator: torch.Generator) -> Draw | Non
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     shift = spread[3:5] * augment.shift
     rows = torch.stack([side * cos, -sin, shift[0], side * sin, cos, shift[1]], dim=1)
-    return Draw(rows.reshape(count, 2, 3))
+    return rows.reshape(count, 2, 3)
 
 
-def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
-    """Float batch (n, channels, height, width) under the drawn maps; what comes in from outside is black."""
-    if drawn is None:
-        return batch
-    grid = F.affine_grid(drawn.affine.to(batch.device), list(batch.shape), align_corners=False)
-    return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def _intensity(augment: Augment, count: int, generator: torch.Generator) -> Tensor:
+    spread = _spread((count, 3), generator)
+    exponent = (spread[:, 0] * augment.gamma).exp()
+    return torch.stack([exponent, 1 + spread[:, 1] * augment.contrast, spread[:, 2] * augment.brightness], dim=1)
+
+
+def _noise(largest: float, count: int, size: int, generator: torch.Generator) -> Tensor:
+    deviation = largest * torch.rand(count, 1, 1, 1, generator=generator)
+    return deviation * torch.randn(count, 1, size, size, generator=generator)
+
+
+def _squares(largest: float, count: int, generator: torch.Generator) -> Tensor:
+    """Squares with sides up to `largest`, whole inside the slice."""
+    uniform = torch.rand(3, count, generator=generator)
+    side = uniform[0] * largest
+    left, top = uniform[1] * (1 - side), uniform[2] * (1 - side)
+    return torch.stack([left, top, left + side, top + side], dim=1)
+
+
+def _inside(squares: Tensor, size: int) -> Tensor:
+    """Bool (n, 1, size, size): pixels whose middle lies in the square."""
+    middle = (torch.arange(size, device=squares.device) + 0.5) / size
+    left, top, right, bottom = squares[:, :, None].unbind(1)
+    across, down = (left <= middle) & (middle < right), (top <= middle) & (middle < bottom)
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def _mixup(a: float, count: int, generator: torch.Generator) -> tuple[float, Tensor]:
+    """The weight from Beta(a, a), at least a half: the other half is the same by symmetry."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))  # torch draws no Beta from a generator, numpy does
+    weight = float(np.random.default_rng(seed).beta(a, a))
+    return max(weight, 1 - weight), torch.randperm(count, generator=generator)

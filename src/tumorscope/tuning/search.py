@@ -72,14 +72,25 @@ def tune(
     Raises `RunMismatch` where the storage holds a search over something else.
     """
     base = load_recipe(recipe)
-    pixels(catalogue, base.input.size)
+    pixels(catalogue, base.input.size, crop=base.input.crop)
     made = folds(protocol, catalogue.table, seed)[:inner_folds]
     nothing = np.empty(0, np.int64)
     blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
     labels = catalogue.table["label"].map(INDEX).to_numpy().astype(np.int64)
     out.mkdir(parents=True, exist_ok=True)
     place = storage or str(out / "journal.log")
-    plan = Plan(recipe, space, blind, path_of(catalogue, base.input.size), labels, place, trials, sampler, pruner, seed)
+    plan = Plan(
+        recipe,
+        space,
+        blind,
+        path_of(catalogue, base.input.size, base.input.crop),
+        labels,
+        place,
+        trials,
+        sampler,
+        pruner,
+        seed,
+    )
     study = _open(plan)
     _claim(
         study, {"recipe": base.model_dump(mode="json"), "space": _plain(space), "split": digest(blind, catalogue.table)}
