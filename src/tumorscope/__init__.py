@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tumorscope.config import load_recipe
     from tumorscope.data.cache import pixels
     from tumorscope.data.catalogue import load_catalogue
+    from tumorscope.estimator import SliceClassifier
     from tumorscope.protocols import folds
 
 #: Public name to its home, imported on first use, so that `import tumorscope` costs nothing.
@@ -19,8 +20,9 @@ _HOMES = {
     "train": "tumorscope.api",
     "read_run": "tumorscope.api",
     "scores": "tumorscope.api",
+    "SliceClassifier": "tumorscope.estimator",
 }
-__all__ = ["folds", "load_catalogue", "load_recipe", "pixels", "read_run", "scores", "train"]
+__all__ = ["SliceClassifier", "folds", "load_catalogue", "load_recipe", "pixels", "read_run", "scores", "train"]
 __version__ = "0.1.0"
 
 

@@ -137,7 +137,8 @@ class Augment(_Part):
     mirror : share of slices mirrored left to right; rotate : up to degrees either way; scale : up to a share larger or smaller;
     shift : up to a share of half a side, each way
     bias_field : largest natural log of a smooth gain, as a receive coil has it
-    contrast, brightness : gain up to a share more or less, offset up to a share of white; gamma : largest natural log of an exponent
+    contrast, brightness : gain up to a share more or less, offset up to a share of white
+    gamma : largest natural log of an exponent
     noise : largest standard deviation of Gaussian noise, as a share of white
     cutout : largest side of a black square, as a share of the slice's (DeVries and Taylor 2017, arXiv:1708.04552)
     mixup : a of Beta(a, a), the weight with which a batch is laid over itself in another order (Zhang et al. 2018,
@@ -172,6 +173,19 @@ class Training(_Part):
     mirror_average: bool = False
 
 
+class External(_Part):
+    """Slices of a further set, by class. Those that share a picture or patient with what is scored are left out.
+
+    data : path, or the name of a file or folder beside the main data; size : pixels a side that they are shrunk to first
+    role : train adds them to the training part; validation puts them in the place of the validation part
+    """
+
+    data: str
+    classes: Annotated[tuple[ClassName, ...], Field(strict=False)] = CLASSES  # type: ignore[assignment]
+    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    role: Literal["train", "validation"] = "train"
+
+
 class Recipe(_Part):
     """Everything that decides a training run, except data, protocol and seed."""
 
@@ -186,6 +200,7 @@ class Recipe(_Part):
     augment: Augment = Augment()
     early_stopping: EarlyStopping = EarlyStopping()
     training: Training = Training()
+    external: Annotated[tuple[External, ...], Field(strict=False)] = ()
 
     @field_validator("name")
     @classmethod

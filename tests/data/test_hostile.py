@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
 from tumorscope.data.cache import path_of, pixels
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.decode import decode
+from tumorscope.data.decode import crop_to_head, decode
 from tumorscope.errors import DataNotFound, InputRejected
 
 
@@ -197,3 +199,21 @@ def test_wrong_paths_and_wrong_use_are_told_apart_by_exit_code(folder, tmp_path,
     message = f"{done.output} {done.exception}"
     assert said in " ".join(message.replace("│", " ").split())
     assert done.exit_code == code
+
+
+def test_the_crop_is_the_square_around_the_head_without_border_and_specks():
+    grey = np.zeros((100, 160), np.uint8)
+    grey[20:80, 50:90] = 200  # a head of 60 x 40
+    grey[5, 150:154] = 255  # a letter
+    cropped = crop_to_head(grey)
+    assert cropped.shape == (60, 60)
+    np.testing.assert_array_equal(cropped[:, 10:50], 200)
+    assert not cropped[:, :10].any()
+    assert not cropped[:, 50:].any()
+
+
+@given(value=st.integers(0, 255))
+@settings(max_examples=10)
+def test_a_slice_without_a_head_is_cropped_to_itself(value):
+    grey = np.full((40, 40), value, np.uint8)
+    np.testing.assert_array_equal(crop_to_head(grey), grey)

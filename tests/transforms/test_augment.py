@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tumorscope.config import Augment
-from tumorscope.transforms.augment import Draw, apply, draw
+from tumorscope.transforms.augment import Draw, apply, draw, mixed_loss
 
 ALL = Augment(mirror=0.5, rotate=15, scale=0.1, shift=0.1)
 
@@ -108,3 +108,81 @@ def test_every_map_is_a_turn_a_zoom_and_a_shift_within_the_recipes_limits(mirror
     assert (angle <= rotate + 1e-3).all()
     turn = square / zoom[:, None, None]
     torch.testing.assert_close(turn @ turn.mT, torch.eye(2).double().repeat(20, 1, 1), rtol=0, atol=1e-5)
+
+
+GREY = Augment(
+    mirror=0.5, rotate=10, bias_field=0.4, contrast=0.3, brightness=0.2, gamma=0.5, noise=0.1, cutout=0.5, mixup=0.4
+)
+
+
+def test_everything_drawn_rebuilds_the_batch_within_grey():
+    images = batch()
+    drawn = draw(GREY, 5, 12, seeded())
+    once = apply(images, drawn)
+    assert torch.equal(once, apply(images, drawn))
+    assert float(once.min()) >= 0
+    assert float(once.max()) <= 255
+    assert not torch.equal(once, apply(images, draw(GREY, 5, 12, seeded(1))))
+
+
+def test_intensity_by_hand():
+    """Grey 63.75 is a quarter of white: exponent 0.5 makes it a half, gain 1.2 makes 0.6, offset 0.1 makes 0.7."""
+    images = torch.full((1, 1, 4, 4), 63.75)
+    close(apply(images, Draw(intensity=torch.tensor([[0.5, 1.2, 0.1]]))), torch.full((1, 1, 4, 4), 0.7 * 255))
+
+
+def test_an_even_bias_field_is_a_gain_and_an_uneven_one_is_smooth():
+    images = torch.full((1, 1, 32, 32), 100.0)
+    close(apply(images, Draw(bias_field=torch.full((1, 1, 4, 4), math.log(1.5)))), images * 1.5)
+    field = torch.zeros(1, 1, 4, 4)
+    field[..., 3] = math.log(2)
+    shaded = apply(images, Draw(bias_field=field))[0, 0, 0]
+    assert shaded[0] == pytest.approx(100, abs=1)
+    assert shaded[-1] == pytest.approx(200, abs=1)
+    assert float(shaded.diff().abs().max()) < 15
+
+
+def test_noise_has_the_deviation_drawn_for_its_slice():
+    drawn = draw(Augment(noise=0.2), 2000, 12, seeded())
+    deviations = drawn.noise.std(dim=(1, 2, 3))
+    assert float(deviations.max()) < 0.2 * 1.3
+    assert float(deviations.mean()) == pytest.approx(0.1, abs=0.01)  # uniform from 0 to 0.2
+
+
+@given(largest=st.floats(0.05, 0.95), seed=st.integers(0, 100))
+@settings(max_examples=25, deadline=None)
+def test_cutout_is_one_black_square_of_no_more_than_the_share_asked_for(largest, seed):
+    images = torch.full((8, 1, 20, 20), 200.0)
+    cut = apply(images, draw(Augment(cutout=largest), 8, 20, seeded(seed)))
+    for one in cut[:, 0]:
+        black = (one == 0).nonzero()
+        if len(black):
+            sides = black.max(dim=0).values - black.min(dim=0).values + 1
+            assert len(black) == int(sides.prod())
+            assert int(sides.max()) <= largest * 20 + 1
+        assert ((one == 0) | (one == 200)).all()
+
+
+def test_mixup_lays_the_drawn_slice_over_and_weighs_both_labels():
+    images, labels = batch(4), torch.tensor([0, 1, 2, 3])
+    order = torch.tensor([1, 0, 3, 2])
+    drawn = Draw(mixup=(0.75, order))
+    close(apply(images, drawn), 0.75 * images + 0.25 * images[order])
+    logits = torch.randn(4, 4, generator=seeded())
+    by_hand = sum(
+        -(0.75 * one[label].log() + 0.25 * one[other].log())
+        for one, label, other in zip(logits.softmax(1), labels.tolist(), labels[order].tolist(), strict=True)
+    )
+    loss = mixed_loss(torch.nn.functional.cross_entropy, logits, labels, drawn)
+    assert float(loss) == pytest.approx(float(by_hand) / 4, rel=1e-5)
+    assert mixed_loss(torch.nn.functional.cross_entropy, logits, labels, None) == torch.nn.functional.cross_entropy(
+        logits, labels
+    )
+
+
+@given(a=st.floats(0.01, 10), seed=st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_mixup_weights_are_at_least_a_half(a, seed):
+    weight, order = draw(Augment(mixup=a), 6, 12, seeded(seed)).mixup
+    assert 0.5 <= weight <= 1
+    assert sorted(order.tolist()) == list(range(6))

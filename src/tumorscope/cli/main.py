@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tumorscope import __version__
-from tumorscope.cli import audit, compare, data, demo, evaluate, study, train, tune
+from tumorscope.cli import audit, augment, compare, data, demo, evaluate, study, train, tune
 from tumorscope.errors import TumorscopeError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
 app.command("audit")(audit.audit)
 app.command("train")(train.train)
+app.command("augment")(augment.augment)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

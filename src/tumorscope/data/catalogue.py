@@ -146,18 +146,38 @@ def join(one: Catalogue, other: Catalogue) -> Catalogue:
     """
     if one.digest == other.digest:
         raise InputRejected(other.name, other.digest, f"the same bytes as {one.name}", "Give another set.")
-    names = (one.name, other.name if other.name != one.name else f"{other.name}-{other.digest[:4]}")
+    names = (one.name, _name_beside(one, other))
     tables = [
         part.table.assign(path=f"{name}:" + part.table["path"], split=split, source=name)
         for part, name, split in zip((one, other), names, ("train", "test"), strict=True)
     ]
-    title = f"{names[0]} with {names[1]}"
+    return _together(one, other, tables, f"{names[0]} with {names[1]}")
+
+
+def extend(one: Catalogue, other: Catalogue) -> Catalogue:
+    """`one` as it is, its rows first, with the slices of `other` behind them, which belong to no split.
+
+    Raises `InputRejected` where both are the same set.
+    """
+    if one.digest == other.digest:
+        raise InputRejected(other.name, other.digest, f"the same bytes as {one.name}", "Give another set.")
+    name = _name_beside(one, other)
+    added = other.table.assign(path=f"{name}:" + other.table["path"], split="", source=name)
+    return _together(one, other, [one.table, added], f"{one.name} and {name}")
+
+
+def _name_beside(one: Catalogue, other: Catalogue) -> str:
+    return other.name if other.name != one.name else f"{other.name}-{other.digest[:4]}"
+
+
+def _together(one: Catalogue, other: Catalogue, tables: list[pd.DataFrame], title: str) -> Catalogue:
+    """One catalogue of both tables; pictures are to be found anew, so that shared ones are."""
     key = hashlib.sha256(f"{one.digest}|{other.digest}|{title}".encode()).hexdigest()[:12]
     folder = home.datasets() / f"{_slug(Path(title))}-{key}"
     stored = _stored(folder, one.origin)
     if stored is not None:
         return replace(stored, parts=(one, other))
-    table = pd.concat(tables, ignore_index=True).assign(picture="")  # named anew, so that shared ones are found
+    table = pd.concat(tables, ignore_index=True).assign(picture="")
     rejected = pd.concat([one.rejected, other.rejected], ignore_index=True)
     return Catalogue(title, table, rejected, folder, one.origin, (), (one, other))
 

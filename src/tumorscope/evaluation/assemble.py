@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tumorscope.config import load_recipe
+from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, pooled_intervals
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
 from tumorscope.evaluation.scores import worst_mistakes
-from tumorscope.labels import CLASSES
+from tumorscope.labels import CLASSES, INDEX
 from tumorscope.models.registry import build, layer_table
+from tumorscope.protocols import folds
 from tumorscope.training.runs import environment, read_predictions
+from tumorscope.training.schedules import rate
+from tumorscope.transforms.oversample import oversample
 
 #: Slices shown as samples and as worst mistakes, and the resolution they are shown at.
 SHOWN, SHOWN_SIZE = 15, 128
+#: Synthetic slices shown, each with a real one.
+PAIRS = 6
 
 
 def report_of(
@@ -88,7 +93,42 @@ def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSectio
         seconds=float(sum(history["seconds"].sum() for history in histories)),
         protocol=json.loads((first / "environment.json").read_text())["protocol"],
         mistakes=_mistakes(predictions[predictions["part"] == "test"], catalogue),
+        rates=[planned for history in histories if (planned := _rates(recipe, history))],
+        synthetic=_synthetic(recipe, first, catalogue),
     )
+
+
+def _rates(recipe: Recipe, history: pd.DataFrame) -> list[float]:
+    """Learning rate of every step of a run; nothing for a history that does not know its steps."""
+    if "steps" not in history:
+        return []
+    per_epoch, losses = int(history["steps"].iloc[0]), history["val_loss"].tolist()
+    steps, peak = recipe.training.epochs * per_epoch, recipe.optimiser.learning_rate
+    return [
+        rate(recipe.schedule, peak, step, steps, per_epoch, losses[: step // per_epoch])
+        for step in range(len(history) * per_epoch)
+    ]
+
+
+def _synthetic(recipe: Recipe, run: Path, catalogue: Catalogue) -> Samples | None:
+    """Some slices that oversampling made for the run's first fold, made again, each before its nearest training slice."""
+    facts = json.loads((run / "environment.json").read_text())
+    if not recipe.imbalance.method.endswith("smote") or facts["data"]["digest"] != catalogue.digest:
+        return None
+    train = folds(facts["protocol"], catalogue.table, facts["seed"])[0].train
+    images = np.asarray(pixels(catalogue, recipe.input.size, crop=recipe.input.crop))[train]
+    labels = catalogue.table["label"].iloc[train].map(INDEX).to_numpy(np.int64)
+    made, made_labels = (part[len(train) :] for part in oversample(images, labels, recipe.imbalance, facts["seed"]))
+    if not len(made):
+        return None
+    chosen = np.random.default_rng(0).permutation(len(made))[:PAIRS]
+    shown, captions = [], []
+    for image, label in zip(made[chosen], made_labels[chosen], strict=True):
+        away = ((images.astype(np.float32) - image.astype(np.float32)) ** 2).mean(axis=(1, 2))
+        near = int(away.argmin())
+        shown += [image, images[near]]
+        captions += [f"{CLASSES[label]},\nsynthetic", f"nearest real:\n{CLASSES[labels[near]]}"]
+    return Samples(np.stack(shown), captions)
 
 
 def _samples(catalogue: Catalogue) -> Samples:

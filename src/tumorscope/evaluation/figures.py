@@ -129,6 +129,27 @@ def curves(histories: Sequence[pd.DataFrame], title: str) -> Figure:
 
 
 @styled
+def rates(steps: Sequence[Sequence[float]], title: str) -> Figure:
+    """Learning rate against step, a line a run."""
+    figure = Figure(figsize=(WIDTH, 2.6))
+    axes = figure.subplots()
+    for one in steps:
+        axes.plot(range(1, len(one) + 1), one, color=_VALIDATION, alpha=0.8 if len(steps) == 1 else 0.4)
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+@styled
+def labelled_grid(images: NDArray[np.uint8], captions: Sequence[str], columns: int) -> Figure:
+    """Slices in rows of `columns`, a caption above each."""
+    return grid(images, [(caption, INK) for caption in captions], columns)
+
+
+@styled
 def confusion(matrix: NDArray[np.int64] | Sequence[Sequence[int]], title: str) -> Figure:
     """Confusion matrix (4, 4), rows true and columns said: counts, with each row's shares, which set the shade."""
     counts = np.asarray(matrix)

@@ -52,7 +52,8 @@ class ModelSection:
 
     `layers` are (name, output shape, parameters); `recipe` is TOML text; `histories` has a table a run (see
     `figures.curves`); `scores` maps a part to the `scores.score` of every seed; `predictions` maps a part to the table
-    of the first seed; `intervals` maps it to {metric: (low, high)}; `seconds` is the training time of all runs.
+    of the first seed; `intervals` maps it to {metric: (low, high)}; `seconds` is the training time of all runs; `rates` has the
+    learning rate of every step of a run; `synthetic` has oversampled slices, each before the training slice nearest to it.
     """
 
     name: str
@@ -65,6 +66,8 @@ class ModelSection:
     seconds: float = float("nan")
     protocol: str = student_report.PROTOCOL
     mistakes: Mistakes | None = None
+    rates: Sequence[Sequence[float]] = ()
+    synthetic: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,17 @@ def _of_model(section: ModelSection, folder: Path, slug: str) -> list[Illustrati
         caption = "Loss and accuracy by epoch, a line a run: see whether validation still improves or has turned."
         figure = figures.curves(section.histories, f"{section.name}: training")
         shown.append(illustrate(folder, f"{slug}-curves", figure, alt, caption))
+    if section.rates:
+        largest = max(max(one) for one in section.rates)
+        alt = f"Learning rate of {section.name} against step, at most {largest:g}."
+        caption = "Learning rate by step, a line a run: see where it rises, falls and is cut."
+        figure = figures.rates(section.rates, f"{section.name}: learning rate")
+        shown.append(illustrate(folder, f"{slug}-rates", figure, alt, caption))
+    if section.synthetic is not None:
+        alt = "Pairs of a synthetic slice and the training slice nearest to it."
+        caption = "Slices that oversampling made, each before the training slice nearest to it: see how little is new."
+        figure = figures.labelled_grid(section.synthetic.images, section.synthetic.labels, 4)
+        shown.append(illustrate(folder, f"{slug}-synthetic", figure, alt, caption, "png"))
     for part in parts[-1:]:
         figure = figures.reliability(section.predictions[part], f"{section.name}: {part}")
         alt = f"Share of right answers of {section.name} against the probability given, {part} slices."

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
+from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.evaluate import comparison_rows
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.pages import illustrate, template
@@ -50,9 +51,13 @@ def run_study(
     """
     for row in rows:
         for protocol in protocols:
-            made = train(
-                row.build(), catalogue, protocol, range(seeds or row.seeds), runs=runs, resume=True, report=report
-            )
+            try:
+                made = train(
+                    row.build(), catalogue, protocol, range(seeds or row.seeds), runs=runs, resume=True, report=report
+                )
+            except DataNotFound as error:
+                say(f"{row.name} under {protocol}: left out. {error}")
+                continue
             line = _line(row, made)
             _keep(out / "study.json", catalogue, line)
             say(f"{row.name} under {protocol}: {line['accuracy']:.4f} (memoriser {line['memoriser_accuracy']:.4f})")

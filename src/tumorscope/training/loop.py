@@ -73,10 +73,10 @@ class Scaler(nn.Module):
 class SliceNetwork(nn.Module):
     """Scaler and network in one: what is trained, stored and run."""
 
-    def __init__(self, recipe: Recipe, training: Tensor | None = None) -> None:
+    def __init__(self, recipe: Recipe, training: Tensor | None = None, classes: int = len(CLASSES)) -> None:
         super().__init__()
         self.scale = Scaler(recipe.input.normalise, training)
-        self.network = build(recipe.model, recipe.input.size)
+        self.network = build(recipe.model, recipe.input.size, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255."""
@@ -93,17 +93,19 @@ def fit(
     checkpoint: Path | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
     after_epoch: Callable[[int, nn.Module], None] = lambda *_: None,
+    classes: int = len(CLASSES),
 ) -> tuple[nn.Module, list[Epoch]]:
     """Train `recipe` and give the network to be used (the best one under early stopping) and its history.
 
-    training, validation : images uint8 (n, s, s) and labels int64 (n,)
+    training, validation : images uint8 (n, s, s) and labels int64 (n,); validation may be empty where nothing waits for it,
+    its scores are NaN then
     checkpoint : file written after every epoch; where it exists training goes on from it
     report : called with each epoch's row; after_epoch : with the epoch and the network, for analyses
     """
     with reproducible(seed, recipe.training.threads, fabric.device):
         train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device)
         held_out = Part.of(*validation, fabric.device)
-        module = SliceNetwork(recipe, train.images)
+        module = SliceNetwork(recipe, train.images, classes)
         state = State(module, _optimiser(recipe, module, fabric), torch.Generator().manual_seed(seed))
         wrapped, optimiser = fabric.setup(module, state.optimiser)
         if checkpoint and checkpoint.exists():
@@ -144,12 +146,14 @@ def _epoch(
     train_loss, train_accuracy = _pass(recipe, state, wrapped, optimiser, train, fabric)
     # The first process decides for all: batch norm's running statistics, and with them the loss, differ between devices.
     val_loss, val_accuracy = fabric.broadcast(_validate(recipe, state.network, val))
-    _need_finite(recipe, state, val_loss)
+    if len(val):
+        _need_finite(recipe, state, val_loss)
     state.epoch += 1
     _keep_best(state, val_loss, recipe)
     row = {
         **{"epoch": state.epoch, "train_loss": train_loss, "train_accuracy": train_accuracy, "val_loss": val_loss},
         **{"val_accuracy": val_accuracy, "learning_rate": optimiser.param_groups[0]["lr"]},
+        "steps": -(-len(train) // recipe.training.batch_size),
         "seconds": time.perf_counter() - started,
     }
     state.history.append(row)
@@ -161,7 +165,7 @@ def _pass(
 ) -> tuple[float, float]:
     """Every training slice once, in random order; mean loss and accuracy as seen on the way."""
     state.network.train()
-    loss_of = make_loss(recipe.loss, torch.bincount(train.labels, minlength=len(CLASSES)))
+    loss_of = make_loss(recipe.loss, torch.bincount(train.labels))
     val_losses = [row["val_loss"] for row in state.history]
     batches = list(_batches(len(train), recipe.training.batch_size, state.generator, fabric))
     total, right = torch.zeros(2, device=fabric.device)
@@ -204,7 +208,9 @@ def _batches(count: int, size: int, generator: torch.Generator, fabric: Fabric) 
 
 
 def _validate(recipe: Recipe, module: nn.Module, part: Part) -> tuple[float, float]:
-    """Mean loss and accuracy over a part, without dropout."""
+    """Mean loss and accuracy over a part, without dropout; NaN where it is empty."""
+    if not len(part):
+        return math.nan, math.nan
     loss_of, total, right = make_loss(recipe.loss), 0.0, 0
     module.eval()
     with torch.inference_mode():

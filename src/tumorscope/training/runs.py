@@ -26,6 +26,7 @@ from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
+from tumorscope.training.external import widened, with_external
 from tumorscope.training.fold import Job, Report, open_fabric, train_fold, under_torchrun, write_csv
 from tumorscope.training.pool import work
 
@@ -53,13 +54,18 @@ def train_runs(
     Raises `RunMismatch` where a run folder exists and neither `resume` nor `overwrite` is set, or holds something else.
     """
     device = _check(recipe, device)
-    pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
     splits = {seed: folds(protocol, catalogue.table, seed) for seed in seeds}
     folders = {seed: runs / f"{recipe.name}-{place_of(catalogue, protocol, seed)}" for seed in seeds}
+    if recipe.external:
+        catalogue, file, further = with_external(recipe, catalogue)
+        splits = {seed: [widened(fold, catalogue.table, further) for fold in made] for seed, made in splits.items()}
+    else:
+        pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
+        file = path_of(catalogue, recipe.input.size, recipe.input.crop)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
-    file, labels = path_of(catalogue, recipe.input.size, recipe.input.crop), _labels(catalogue)
+    labels = _labels(catalogue)
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device) for seed, made in splits.items() for fold in made
     ]

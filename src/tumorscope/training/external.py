@@ -1,0 +1,100 @@
+"""Further sets that a recipe names for training: found, checked for overlap, degraded if asked, and put into the folds."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tumorscope.config import External, Recipe
+from tumorscope.data.cache import pixels
+from tumorscope.data.catalogue import Catalogue, extend, load_catalogue
+from tumorscope.data.decode import shrink
+from tumorscope.errors import DataNotFound
+from tumorscope.files import replacing
+from tumorscope.protocols import Fold, groups
+
+
+@dataclass(frozen=True)
+class Further:
+    """Rows of the widened catalogue's table that one entry of `recipe.external` asks for, int64, and what they are for."""
+
+    rows: np.ndarray
+    entry: External
+
+
+def with_external(recipe: Recipe, catalogue: Catalogue) -> tuple[Catalogue, Path, list[Further]]:
+    """The catalogue with the recipe's further sets behind it, pictures named over all of them; the pixel file; their rows.
+
+    Raises `DataNotFound` where a set is not there, or holds no slice of the classes asked for.
+    """
+    from tumorscope.audit.identify import with_pictures
+
+    # One widening a set, however many entries name it.
+    places = [find_external(entry.data, catalogue.origin) for entry in recipe.external]
+    spans: dict[Path, tuple[int, int]] = {}
+    for place in places:
+        if place not in spans:
+            start = len(catalogue.table)
+            catalogue = extend(catalogue, load_catalogue(place))
+            spans[place] = start, len(catalogue.table)
+    catalogue = with_pictures(catalogue)
+    further = []
+    for place, entry in zip(places, recipe.external, strict=True):
+        rows = np.arange(*spans[place])
+        rows = rows[catalogue.table["label"].iloc[rows].isin(entry.classes).to_numpy()]
+        if not len(rows):
+            raise DataNotFound(f"external.data: {entry.data}: no slice of {' or '.join(entry.classes)} in it.")
+        further.append(Further(rows, entry))
+    return catalogue, _degraded(recipe, catalogue, further), further
+
+
+def find_external(name: str, origin: Path) -> Path:
+    """The set at the path `name`, else beside `origin`; raises `DataNotFound`."""
+    for place in (Path(name).expanduser(), origin.parent / name):
+        if place.exists():
+            return place.resolve()
+    raise DataNotFound(f"external.data: {name}: neither a path nor a file or folder beside {origin}. Put it there.")
+
+
+def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> Fold:
+    """The fold with the further rows in it, without those that share picture or patient with what they must not meet.
+
+    Training rows stay apart from validation and test parts, validation rows from training and test parts.
+    """
+    group = groups(table, by_patient=True)
+    held_out = [one.rows for one in further if one.entry.role == "validation"]
+    if held_out:
+        rows = np.unique(np.concatenate(held_out))
+        fold = replace(fold, validation=_apart(rows, np.concatenate([fold.train, fold.test]), group))
+        if not len(fold.validation):
+            raise DataNotFound("external: every slice for validation shares its picture or patient with the others.")
+    added = [one.rows for one in further if one.entry.role == "train"]
+    if added:
+        rows = np.unique(np.concatenate(added))
+        rows = _apart(rows, np.concatenate([fold.validation, fold.test]), group)
+        fold = replace(fold, train=np.concatenate([fold.train, rows]))
+    return fold
+
+
+def _apart(rows: np.ndarray, held: np.ndarray, group: np.ndarray) -> np.ndarray:
+    return rows[~np.isin(group[rows], group[held])]
+
+
+def _degraded(recipe: Recipe, catalogue: Catalogue, further: Sequence[Further]) -> Path:
+    """File of all pixels at the recipe's input, further sets shrunk as asked for and enlarged again."""
+    size = recipe.input.size
+    asked = "|".join(entry.model_dump_json() for entry in recipe.external)
+    key = hashlib.sha256(f"{asked}|{recipe.input.model_dump_json()}|{catalogue.digest}".encode()).hexdigest()[:12]
+    file = catalogue.folder / f"external-{key}.npy"
+    if file.exists():
+        return file
+    images = np.array(pixels(catalogue, size, crop=recipe.input.crop))
+    for one in further:
+        if one.entry.size:
+            images[one.rows] = [shrink(shrink(image, one.entry.size), size) for image in images[one.rows]]
+    with replacing(file) as temporary:
+        np.save(temporary, images)
+    return file

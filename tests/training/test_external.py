@@ -1,0 +1,118 @@
+"""Further sets in a recipe: added by class, degraded if asked, and never across from a picture that is scored."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tumorscope.api import read_run, train
+from tumorscope.config import load_recipe
+from tumorscope.data.cache import pixels
+from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.phantom import write_phantom
+from tumorscope.errors import DataNotFound
+from tumorscope.protocols import folds
+from tumorscope.training.external import widened, with_external
+
+QUICK = {"training.epochs": 1, "training.batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """The main set, and beside it one of other patients that holds three mirrored slices of the main one's test part."""
+    folder = tmp_path_factory.mktemp("sets")
+    main = write_phantom(folder / "main.zip", patients_per_class=7, slices_per_patient=3, size=96)
+    other = write_phantom(folder / "other.zip", patients_per_class=5, slices_per_patient=3, size=96, seed=5)
+    with (
+        zipfile.ZipFile(main) as read,
+        zipfile.ZipFile(folder / "mixed.zip", "w") as write,
+        zipfile.ZipFile(other) as more,
+    ):
+        for name in set(more.namelist()) - {"metadata.csv"}:
+            if "mask" not in name:
+                write.writestr(name.replace("Testing", "Training"), more.read(name))
+        chosen = sorted(name for name in read.namelist() if name.startswith("Testing/glioma/"))[:3]
+        for number, name in enumerate(chosen):
+            image = Image.open(io.BytesIO(read.read(name))).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            write.writestr(f"Training/glioma/copy-{number}.png", buffer.getvalue())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUMORSCOPE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield load_catalogue(main)
+
+
+def recipe(**entry):
+    return load_recipe("baseline_cnn", {**QUICK, "external": [{"data": "mixed.zip", **entry}]})
+
+
+def added(catalogue, chosen, protocol="official"):
+    wide, _, further = with_external(chosen, catalogue)
+    before = folds(protocol, catalogue.table, 0)[0]
+    after = widened(before, wide.table, further)
+    return wide.table, before, after
+
+
+def test_slices_of_the_classes_asked_for_join_the_training_part_and_nothing_else_changes(sets):
+    table, before, after = added(sets, recipe(classes=["glioma", "notumor"]))
+    new = np.setdiff1d(after.train, before.train)
+    assert (new >= len(sets.table)).all()
+    assert set(table["label"].iloc[new]) == {"glioma", "notumor"}
+    assert set(before.train) <= set(after.train)
+    np.testing.assert_array_equal(after.test, before.test)
+    np.testing.assert_array_equal(after.validation, before.validation)
+    pd.testing.assert_frame_equal(
+        table.iloc[: len(sets.table)].drop(columns="picture"), sets.table.drop(columns="picture")
+    )
+
+
+def test_mirrored_copies_of_test_slices_are_left_out(sets):
+    table, before, after = added(sets, recipe())
+    names = table["path"].iloc[np.setdiff1d(after.train, before.train)]
+    assert not names.str.contains("copy-").any()
+    assert table["path"].str.contains("copy-").sum() == 3
+    assert len(names) > 20
+    assert set(table["picture"].iloc[after.train]).isdisjoint(table["picture"].iloc[after.test])
+
+
+def test_a_further_set_can_stand_in_for_the_validation_part(sets):
+    table, before, after = added(sets, recipe(role="validation", classes=["glioma"]))
+    assert set(table["label"].iloc[after.validation]) == {"glioma"}
+    assert (after.validation >= len(sets.table)).all()
+    np.testing.assert_array_equal(after.train, before.train)
+
+
+def test_degraded_slices_have_no_more_detail_than_asked_for_and_others_are_untouched(sets):
+    wide, file, further = with_external(recipe(size=10), sets)
+    images, plain = np.load(file), pixels(wide, 30)
+    mine = slice(0, len(sets.table))
+    np.testing.assert_array_equal(images[mine], plain[mine])
+    sharp, soft = (np.abs(np.diff(part[further[0].rows].astype(int), axis=2)).mean() for part in (plain, images))
+    assert soft < 0.7 * sharp
+    again = (
+        Image.fromarray(plain[-1]).resize((10, 10), Image.Resampling.BOX).resize((30, 30), Image.Resampling.BILINEAR)
+    )
+    np.testing.assert_array_equal(images[-1], np.asarray(again))
+
+
+def test_a_run_with_a_further_set_scores_the_same_slices_as_one_without(sets, tmp_path):
+    plain, wide = (
+        train(chosen, sets, "official", [0], runs=tmp_path / name, workers=1)[0]
+        for name, chosen in (("plain", load_recipe("baseline_cnn", QUICK)), ("wide", recipe()))
+    )
+    one, other = read_run(plain), read_run(wide)
+    assert one["path"].tolist() == other["path"].tolist()
+    assert (one["p_glioma"] != other["p_glioma"]).any()
+    counts = [json.loads((run / "environment.json").read_text())["folds"][0] for run in (plain, wide)]
+    assert counts[1]["train"] > counts[0]["train"]
+    assert counts[1]["test"] == counts[0]["test"]
+
+
+def test_a_set_that_is_not_there_is_named_with_where_it_was_looked_for(sets):
+    chosen = load_recipe("baseline_cnn", {"external": [{"data": "absent.zip"}]})
+    with pytest.raises(DataNotFound, match=r"absent\.zip: neither a path nor .* beside .*main\.zip"):
+        with_external(chosen, sets)
