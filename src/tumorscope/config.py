@@ -143,6 +143,10 @@ class Augment(_Part):
     cutout : largest side of a black square, as a share of the slice's (DeVries and Taylor 2017, arXiv:1708.04552)
     mixup : a of Beta(a, a), the weight with which a batch is laid over itself in another order (Zhang et al. 2018,
     arXiv:1710.09412)
+
+    With tumour masks, before all these (`transforms.counterfactual`): paste : share of tumour-free slices that get another
+    slice's tumour; remove : share of tumours replaced by other tissue, which makes a slice tumour-free; seam : share of the
+    others in which tumour-free tissue is laid with the same seam and the label kept
     """
 
     mirror: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -156,12 +160,32 @@ class Augment(_Part):
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    paste: Annotated[float, Field(ge=0, le=1)] = 0.0
+    remove: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seam: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def counterfactual(self) -> bool:
+        """Whether it needs tumour masks."""
+        return any((self.paste, self.remove, self.seam))
 
 
 class EarlyStopping(_Part):
     """Stop after `patience` epochs without a lower validation loss and go back to the best weights; 0 is off."""
 
     patience: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class Regions(_Part):
+    """What region models learn from beside labels: tumour masks.
+
+    masks : figshare set (path, or a file or folder beside the data) whose masks are given to the slices that it shares with
+    data that have none of their own
+    weight : of the pixels' loss beside the slices'
+    """
+
+    masks: str = "cheng-figshare.zip"
+    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
 
 
 class Training(_Part):
@@ -200,6 +224,7 @@ class Recipe(_Part):
     augment: Augment = Augment()
     early_stopping: EarlyStopping = EarlyStopping()
     training: Training = Training()
+    regions: Regions = Regions()
     external: Annotated[tuple[External, ...], Field(strict=False)] = ()
 
     @field_validator("name")
@@ -208,6 +233,11 @@ class Recipe(_Part):
         if name.startswith("memoriser"):
             raise ValueError("names that begin with memoriser are kept for the memoriser's own folders")
         return name
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether tumour masks are needed for training."""
+        return self.model.name == "region_unet" or self.augment.counterfactual
 
     def toml(self) -> str:
         """The recipe as TOML, every field spelled out."""

@@ -222,3 +222,21 @@ def test_worst_mistakes_come_surest_first():
     assert worst[["label", "predicted"]].to_numpy().tolist() == [["glioma", "meningioma"], ["meningioma", "glioma"]]
     assert worst["probability"].tolist() == [0.5, 0.5]
     assert len(worst_mistakes(table(EIGHT))) == 3
+
+
+def test_presence_is_scored_at_the_threshold_that_is_best_on_validation_slices():
+    """Validation: tumours at 0.9 and 0.6, free at 0.5 and 0.2: best is 0.55. Test at it: one of two found, one of one spared."""
+    from tumorscope.evaluation.evaluate import presence_at_threshold
+
+    rows = [
+        *(("validation", "glioma", 0.9), ("validation", "pituitary", 0.6)),
+        *(("validation", "notumor", 0.5), ("validation", "notumor", 0.2)),
+        *(("test", "glioma", 0.7), ("test", "glioma", 0.54), ("test", "notumor", 0.1)),
+    ]
+    predictions = pd.DataFrame(
+        [{"part": part, "label": label, "p_notumor": 1 - tumour} for part, label, tumour in rows]
+    )
+    found = presence_at_threshold(predictions)
+    assert found["threshold"] == pytest.approx(0.55)
+    assert (found["sensitivity"], found["specificity"]) == (0.5, 1.0)
+    assert presence_at_threshold(predictions[predictions["label"] != "notumor"])["threshold"] is None

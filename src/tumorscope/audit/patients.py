@@ -269,8 +269,12 @@ def mask_for(figshare: FigshareSet, match: Any, size: int) -> np.ndarray:
 
     match : a row of `link` (anything with figshare and turn)
     """
-    mask = turn(figshare.mask(match.figshare), match.turn).astype(np.uint8) * 255
-    return shrink(np.ascontiguousarray(mask), size) > 127
+    return shrink(mask_of(figshare, match), size) > 127
+
+
+def mask_of(figshare: FigshareSet, match: Any) -> np.ndarray:
+    """The tumour mask of a matched slice as that slice lies, uint8 of the mask's own size, 0 and 255."""
+    return np.ascontiguousarray(turn(figshare.mask(match.figshare), match.turn).astype(np.uint8) * 255)
 
 
 def patients_from(table: pd.DataFrame, column: str | None = None, pattern: str | None = None) -> pd.Series:

@@ -9,8 +9,9 @@ from tumorscope.cli.common import (
     ClassesOption,
     DataOption,
     RunsOption,
+    TestDataOption,
     name_pictures,
-    open_catalogue,
+    open_joined,
     say,
     training_progress,
 )
@@ -23,7 +24,9 @@ OutOption = Annotated[Path, typer.Option(help="Folder for the table, its figure 
 @app.command("run")
 def run(
     data: DataOption = None,
-    rows: Annotated[list[str] | None, typer.Option("--rows", help="Row by name; repeatable. Default all.")] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--rows", help="Row or group by name; repeatable. Default report.")
+    ] = None,
     protocols: Annotated[
         list[str] | None, typer.Option("--protocol", help="Repeatable. Default official and patient-cv.")
     ] = None,
@@ -31,6 +34,7 @@ def run(
     runs: RunsOption = Path("runs/study"),
     out: OutOption = Path("reports/study"),
     classes: ClassesOption = None,
+    test_data: TestDataOption = None,
     list_: Annotated[bool, typer.Option("--list", help="List the rows.")] = False,
 ) -> None:
     """Train the rows and write the table after each; what is finished is kept, so that it goes on after any stop."""
@@ -38,10 +42,12 @@ def run(
 
     if list_:
         for row in all_rows():
-            typer.echo(f"{row.name:22} {row.title}")
+            typer.echo(f"{row.group:8} {row.name:24} {row.title}")
         return
     chosen = chosen_rows(rows or [])
-    catalogue = name_pictures(open_catalogue(data, classes))
+    if test_data is not None and (protocols or []) != ["external"]:
+        raise typer.BadParameter("goes with --protocol external alone", param_hint="--test-data")
+    catalogue = name_pictures(open_joined(data, test_data, classes, (30,)))
     with training_progress() as report:
         from tumorscope.study.table import PROTOCOLS, run_study
 

@@ -94,20 +94,38 @@ def crop_to_head(grey: np.ndarray) -> np.ndarray:
     Foreground is what is brighter than a tenth of the 99th percentile; the head ends where fewer than 3 % of a row or column
     are foreground, so that specks and letters outside do not count. A slice without any is given back whole.
     """
+    return crop_like(grey, grey)
+
+
+def crop_like(other: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """What lies over the slice `grey`, such as its mask, uint8 of any size, cropped to the same square."""
+    box = _head_box(grey)
+    if box is None:
+        return other
+    top, bottom, left, right = (
+        round(edge * size / full)
+        for edge, size, full in zip(box, np.repeat(other.shape, 2), np.repeat(grey.shape, 2), strict=True)
+    )
+    height, width = bottom - top, right - left
+    rows, columns = (now / full for now, full in zip(other.shape, grey.shape, strict=True))
+    side = max(height / rows, width / columns)  # in the slice's own pixels, which are square
+    square = np.zeros((round(side * rows), round(side * columns)), np.uint8)
+    down, across = (square.shape[0] - height) // 2, (square.shape[1] - width) // 2
+    square[down : down + height, across : across + width] = other[top:bottom, left:right]
+    return square
+
+
+def _head_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of the head; None where there is none."""
     bright = grey > max(1.0, 0.1 * float(np.percentile(grey, 99)))
     spans = []
     for axis in (1, 0):
         inside = np.flatnonzero(bright.mean(axis=axis) > EDGE_SHARE)
         if len(inside) < MIN_SIDE // 2:
-            return grey
+            return None
         spans.append((int(inside[0]), int(inside[-1]) + 1))
     (top, bottom), (left, right) = spans
-    height, width = bottom - top, right - left
-    side = max(height, width)
-    square = np.zeros((side, side), np.uint8)
-    down, across = (side - height) // 2, (side - width) // 2
-    square[down : down + height, across : across + width] = grey[top:bottom, left:right]
-    return square
+    return top, bottom, left, right
 
 
 def _larger(grey: np.ndarray, size: int) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tumorscope.errors import DataNotFound
@@ -26,6 +27,7 @@ def evaluate_run(run: Path) -> dict[str, Any]:
     predictions = read_predictions(run)
     facts = _facts(run)
     scores = {**facts, **{part: _part(predictions[predictions["part"] == part]) for part in PARTS}}
+    scores["presence_at_threshold"] = presence_at_threshold(predictions)
     floor = memoriser_of(run)
     if floor is not None:
         scores["memoriser"] = {part: flat(score(floor[floor["part"] == part])) for part in PARTS}
@@ -38,6 +40,31 @@ def memoriser_of(run: Path) -> pd.DataFrame | None:
     facts = _facts(run)
     folder = run.parent / f"memoriser{run.name.removeprefix(facts['recipe'])}"
     return read_predictions(folder) if (folder / "predictions.csv").exists() else None
+
+
+def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, float | None]:
+    """Tumour or none at the threshold on 1 - p_notumor that is best on the validation part: threshold, and the test part's
+    sensitivity and specificity; None where a part lacks one of the two.
+
+    Best is the largest mean of sensitivity and specificity; the middle of the gap where several thresholds have it.
+    """
+    chance, tumour = 1 - predictions["p_notumor"], predictions["label"] != "notumor"
+    held, tested = predictions["part"] == "validation", predictions["part"] == "test"
+    if tumour[held].nunique() < 2:
+        return dict.fromkeys(("threshold", "sensitivity", "specificity"))
+    values = np.unique(chance[held])
+    edges = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])
+    ill, well = (np.sort(chance[held & (tumour == is_ill)]) for is_ill in (True, False))
+    found = 1 - np.searchsorted(ill, edges, side="right") / len(ill)
+    spared = np.searchsorted(well, edges, side="right") / len(well)
+    best = np.flatnonzero(found + spared >= (found + spared).max() - 1e-12)
+    threshold = float(edges[best[len(best) // 2]])
+    said = chance > threshold
+    return {
+        "threshold": threshold,
+        "sensitivity": float(said[tested & tumour].mean()) if (tested & tumour).any() else None,
+        "specificity": float((~said)[tested & ~tumour].mean()) if (tested & ~tumour).any() else None,
+    }
 
 
 def _part(predictions: pd.DataFrame) -> dict[str, Any]:

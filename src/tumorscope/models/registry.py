@@ -90,4 +90,4 @@ def _describe(module: nn.Module) -> str:
 
 def _load() -> None:
     """Import the modules that register networks."""
-    from tumorscope.models import residual, small  # noqa: F401
+    from tumorscope.models import regions, residual, small  # noqa: F401

@@ -12,7 +12,10 @@ from tumorscope.errors import RecipeError
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a shipped recipe with what is changed in it, how many seeds, and what the report says of it."""
+    """One row: a shipped recipe with what is changed in it, how many seeds, and what the report says of it.
+
+    group : "report", or the further question that it belongs to
+    """
 
     name: str
     title: str
@@ -21,6 +24,7 @@ class Row:
     seeds: int = 5
     reported: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    group: str = "report"
 
     def build(self) -> Recipe:
         """The recipe, named after the row so that its runs have folders of their own."""
@@ -34,9 +38,10 @@ def all_rows() -> list[Row]:
 
 
 def chosen_rows(names: Sequence[str]) -> list[Row]:
-    """The rows with these names, all where none is given; raises `RecipeError` for an unknown one."""
-    rows = {row.name: row for row in all_rows()}
-    unknown = [name for name in names if name not in rows]
-    if unknown:
-        raise RecipeError(f"row {unknown[0]}: unknown; choose among {', '.join(rows)}")
-    return [rows[name] for name in names] if names else list(rows.values())
+    """The rows with these names or of these groups, the report's where none is given; raises `RecipeError` for an unknown one."""
+    rows = all_rows()
+    for name in names:
+        if not any(name in (row.name, row.group) for row in rows):
+            known = dict.fromkeys([*(row.group for row in rows), *(row.name for row in rows)])
+            raise RecipeError(f"row {name}: unknown; choose among {', '.join(known)}")
+    return [row for row in rows if {row.name, row.group} & set(names or ["report"])]

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import DataNotFound
-from tumorscope.evaluation.evaluate import comparison_rows
+from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.pages import illustrate, template
+from tumorscope.evaluation.regions import summary
 from tumorscope.files import write_json, write_text
 from tumorscope.study.rows import Row
 from tumorscope.training.fold import Report
@@ -47,7 +49,7 @@ def run_study(
 ) -> Path:
     """Train every row under every protocol, finished runs kept, and write the table after each; the page's path.
 
-    seeds : of every row; each row's own number where None
+    catalogue : for the protocol external one joined of two; seeds : of every row; each row's own number where None
     """
     for row in rows:
         for protocol in protocols:
@@ -119,6 +121,14 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     for metric in COLUMNS:
         line |= {metric: scored[f"{metric}_mean"], f"{metric}_sd": scored[f"{metric}_sd"]}
         line |= {f"{metric}_{end}": scored.get(f"{metric}_{end}") for end in ("low", "high")}
+    at = [evaluate_run(run)["presence_at_threshold"] for run in runs]
+    for metric in ("sensitivity", "specificity"):
+        known = [one[metric] for one in at if one[metric] is not None]
+        line[f"{metric}_at_threshold"] = float(np.mean(known)) if known else None
+    regions = [pd.read_csv(run / "regions.csv") for run in runs if (run / "regions.csv").exists()]
+    if regions:
+        pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
+        line["regions"] = summary(pooled, row.build().input.size ** 2)
     official = row.reported if scored["protocol"] == "official" else {}
     return line | {"reported_accuracy": official.get("accuracy"), "reported_sd": official.get("sd"), "note": row.note}
 

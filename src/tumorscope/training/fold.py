@@ -45,6 +45,7 @@ class Job:
     pixels: Path
     labels: np.ndarray
     device: str
+    masks: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -70,8 +71,20 @@ def train_fold(job: Job, report: Report) -> None:
         if fabric.is_global_zero:
             report(Event(job.run.name, job.fold.index, job.recipe.training.epochs, row))
 
-    module, history = fit(job.recipe, job.seed, train, validation, fabric=fabric, checkpoint=checkpoint, report=note)
+    masks = None if job.masks is None else np.load(job.masks, mmap_mode="r")
+    module, history = fit(
+        job.recipe,
+        job.seed,
+        train,
+        validation,
+        masks=None if masks is None else masks[job.fold.train],
+        fabric=fabric,
+        checkpoint=checkpoint,
+        report=note,
+    )
     if fabric.is_global_zero:
+        if masks is not None and job.recipe.model.name == "region_unet":
+            _write_regions(job, module, images, masks, fabric)
         _write_fold(job, module, history, images, fabric)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()
@@ -93,6 +106,19 @@ def _write_fold(
     save_weights(job.folder / "weights.safetensors", module.state_dict(), {"recipe": job.recipe.model_dump_json()})
     write_csv(job.folder / "history.csv", pd.DataFrame(history))
     write_csv(job.folder / "predictions.csv", pd.concat(frames, ignore_index=True))
+
+
+def _write_regions(job: Job, module: "nn.Module", images: np.ndarray, masks: np.ndarray, fabric: "Fabric") -> None:
+    """regions.csv: what the region map makes of every scored slice; see `evaluation.regions.region_scores`."""
+    from tumorscope.evaluation.regions import region_scores
+    from tumorscope.training.loop import reproducible
+
+    frames = []
+    with reproducible(job.seed, job.recipe.training.threads, fabric.device):
+        for name, rows in (("validation", job.fold.validation), ("test", job.fold.test)):
+            scored = region_scores(module, images[rows], masks[rows], job.labels[rows], fabric.device)
+            frames.append(scored.assign(row=rows, part=name, fold=job.fold.index))
+    write_csv(job.folder / "regions.csv", pd.concat(frames, ignore_index=True))
 
 
 def under_torchrun() -> bool:

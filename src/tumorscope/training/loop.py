@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tumorscope.config import Recipe
-from tumorscope.errors import TumorscopeError
+from tumorscope.data.masks import INSIDE, UNKNOWN
+from tumorscope.errors import RecipeError, TumorscopeError
 from tumorscope.labels import CLASSES
 from tumorscope.models.registry import build
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
-from tumorscope.training.losses import make_loss
+from tumorscope.training.losses import make_loss, region_loss
 from tumorscope.training.schedules import rate
-from tumorscope.transforms.augment import apply, draw, mixed_loss
+from tumorscope.transforms.augment import apply, apply_to_masks, draw, mixed_loss
+from tumorscope.transforms.counterfactual import apply_counterfactual, draw_counterfactual
 from tumorscope.transforms.oversample import oversample
 
 #: Slices that are scored at once; a memory limit, no setting.
@@ -30,20 +32,33 @@ Epoch = dict[str, float]
 
 @dataclass(frozen=True)
 class Part:
-    """Slices on the device: images uint8 (n, 1, s, s), labels int64 (n,)."""
+    """Slices on the device: images uint8 (n, 1, s, s), labels int64 (n,), masks uint8 (n, 1, s, s) where they are used."""
 
     images: Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
     @classmethod
-    def of(cls, images: np.ndarray, labels: np.ndarray, device: torch.device) -> "Part":
-        """From uint8 (n, s, s) and int64 (n,)."""
-        return cls(
-            torch.from_numpy(np.array(images)[:, None]).to(device), torch.from_numpy(np.array(labels)).to(device)
-        )
+    def of(
+        cls, images: np.ndarray, labels: np.ndarray, device: torch.device, masks: np.ndarray | None = None
+    ) -> "Part":
+        """From uint8 (n, s, s), int64 (n,) and uint8 (n, s, s) as `data.masks` has them."""
+        stacks = (None if stack is None else torch.from_numpy(np.array(stack)[:, None]) for stack in (images, masks))
+        placed = [None if stack is None else stack.to(device) for stack in stacks]
+        assert placed[0] is not None
+        return cls(placed[0], torch.from_numpy(np.array(labels)).to(device), placed[1])
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def of_rows(self, rows: Tensor) -> "Part":
+        """Some of the slices, in that order."""
+        return Part(self.images[rows], self.labels[rows], None if self.masks is None else self.masks[rows])
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Whose mask is known, bool (n,), and the masks, float (n, 1, s, s) of 0 and 1."""
+        assert self.masks is not None
+        return (self.masks != UNKNOWN).all(dim=(1, 2, 3)), (self.masks == INSIDE).float()
 
 
 class Scaler(nn.Module):
@@ -78,9 +93,9 @@ class SliceNetwork(nn.Module):
         self.scale = Scaler(recipe.input.normalise, training)
         self.network = build(recipe.model, recipe.input.size, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255."""
-        return self.network(self.scale(images))
+    def forward(self, images: Tensor, regions: bool = False) -> Any:
+        """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255; of a region model also its pixels' logits."""
+        return self.network(self.scale(images), regions=True) if regions else self.network(self.scale(images))
 
 
 def fit(
@@ -89,6 +104,7 @@ def fit(
     training: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     *,
+    masks: np.ndarray | None = None,
     fabric: Fabric,
     checkpoint: Path | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
@@ -99,11 +115,15 @@ def fit(
 
     training, validation : images uint8 (n, s, s) and labels int64 (n,); validation may be empty where nothing waits for it,
     its scores are NaN then
+    masks : of the training slices, uint8 (n, s, s) as `data.masks` has them, for recipes that need them
     checkpoint : file written after every epoch; where it exists training goes on from it
     report : called with each epoch's row; after_epoch : with the epoch and the network, for analyses
     """
     with reproducible(seed, recipe.training.threads, fabric.device):
-        train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device)
+        if recipe.needs_masks and (masks is None or recipe.imbalance.method != "none"):
+            missing = "needs tumour masks" if masks is None else "has masks, which oversampling has none for"
+            raise RecipeError(f"{recipe.name}: it {missing}; change model, augment or imbalance")
+        train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device, masks)
         held_out = Part.of(*validation, fabric.device)
         module = SliceNetwork(recipe, train.images, classes)
         state = State(module, _optimiser(recipe, module, fabric), torch.Generator().manual_seed(seed))
@@ -174,10 +194,19 @@ def _pass(
         step, steps = state.epoch * len(batches) + index, recipe.training.epochs * len(batches)
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps, len(batches), val_losses)
-        images, labels = train.images[rows], train.labels[rows]
+        batch = train.of_rows(rows)
+        if recipe.augment.counterfactual:
+            batch = _counterfactual(recipe, batch, state.generator)
         drawn = draw(recipe.augment, len(rows), recipe.input.size, state.generator)
-        logits = wrapped(apply(images.float(), drawn) if drawn else images)
-        loss = mixed_loss(loss_of, logits, labels, drawn)
+        images, labels = apply(batch.images.float(), drawn) if drawn else batch.images, batch.labels
+        if recipe.model.name == "region_unet":
+            logits, pixels = wrapped(images, regions=True)
+            known, inside = batch.seen()
+            loss = mixed_loss(loss_of, logits, labels, drawn)
+            loss = loss + recipe.regions.weight * region_loss(pixels, apply_to_masks(inside, drawn), labels, known)
+        else:
+            logits = wrapped(images)
+            loss = mixed_loss(loss_of, logits, labels, drawn)
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimiser.step()
@@ -188,6 +217,17 @@ def _pass(
     loss_sum, right_sum = torch.as_tensor(sums).tolist()
     _need_finite(recipe, state, loss_sum)
     return loss_sum / seen, right_sum / seen
+
+
+def _counterfactual(recipe: Recipe, batch: Part, generator: torch.Generator) -> Part:
+    """The batch with tumours pasted and removed as the recipe asks; slices whose mask is unknown stay as they are."""
+    known, inside = batch.seen()
+    masked = (inside.sum(dim=(1, 2, 3)) > 0).cpu()
+    drawn = draw_counterfactual(recipe.augment, batch.labels.cpu(), masked, generator)
+    drawn = replace(drawn, kind=torch.where(known.cpu(), drawn.kind, 0)).to(batch.labels.device)
+    images, inside, labels = apply_counterfactual(batch.images.float(), inside, batch.labels, drawn)
+    masks = torch.where(known[:, None, None, None], inside * INSIDE, UNKNOWN).to(torch.uint8)
+    return Part(images, labels, masks)
 
 
 def _need_finite(recipe: Recipe, state: State, loss: float) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tumorscope.config import Loss
+from tumorscope.labels import INDEX
 
 #: Of the effective number of samples (Cui et al. 2019, arXiv:1901.05555).
 BETA = 0.999
@@ -49,6 +50,22 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float | Tens
     of gradient moments, in which a constant factor cancels.
     """
     return _focal(logits, target, gamma, alpha).mean()
+
+
+def region_loss(pixels: Tensor, masks: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of every pixel plus soft Dice loss of tumour against background, over slices whose mask is known.
+
+    pixels : logits (n, classes, h, w), the channel of notumor being background; masks : float (n, 1, h, w) of 0 and 1
+    labels : int64 (n,); known : bool (n,)
+    """
+    if not known.any():
+        return pixels.sum() * 0
+    pixels, inside, labels = pixels[known], masks[known, 0] > 0.5, labels[known]
+    target = torch.where(inside, labels[:, None, None], INDEX["notumor"])
+    chance = 1 - pixels.softmax(1)[:, INDEX["notumor"]]
+    overlap = (chance * inside).sum()
+    dice = (2 * overlap + 1) / (chance.sum() + inside.sum() + 1)
+    return F.cross_entropy(pixels, target) + 1 - dice
 
 
 def _focal(logits: Tensor, target: Tensor, gamma: float, alpha: float | Tensor) -> Tensor:

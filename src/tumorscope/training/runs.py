@@ -22,11 +22,12 @@ from tumorscope import home
 from tumorscope.config import Recipe
 from tumorscope.data.cache import path_of, pixels
 from tumorscope.data.catalogue import Catalogue
+from tumorscope.data.masks import masks
 from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
-from tumorscope.training.external import widened, with_external
+from tumorscope.training.external import find_external, widened, with_external
 from tumorscope.training.fold import Job, Report, open_fabric, train_fold, under_torchrun, write_csv
 from tumorscope.training.pool import work
 
@@ -66,8 +67,11 @@ def train_runs(
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
     labels = _labels(catalogue)
+    inside = _masks(recipe, catalogue) if recipe.needs_masks else None
     jobs = [
-        Job(recipe, seed, folders[seed], fold, file, labels, device) for seed, made in splits.items() for fold in made
+        Job(recipe, seed, folders[seed], fold, file, labels, device, inside)
+        for seed, made in splits.items()
+        for fold in made
     ]
     _work([job for job in jobs if not job.finished()], workers, report)
     with _first_before_the_others(device) as first:
@@ -178,6 +182,13 @@ def _work(jobs: list[Job], workers: int, report: Report) -> None:
     work(train_fold, jobs, workers, report)
 
 
+def _masks(recipe: Recipe, catalogue: Catalogue) -> Path:
+    """File of the tumour masks, from the data or from the figshare set beside them."""
+    own = (catalogue.table["mask"] != "").any() and not catalogue.parts
+    figshare = None if own else find_external(recipe.regions.masks, catalogue.origin)
+    return masks(catalogue, recipe.input.size, recipe.input.crop, figshare)
+
+
 @contextmanager
 def _first_before_the_others(device: str) -> Iterator[bool]:
     """Whether this is the first process; under torchrun the others wait until it has done what only one may do."""
@@ -194,9 +205,17 @@ def _gather(folder: Path, catalogue: Catalogue) -> None:
     if (folder / "predictions.csv").exists():
         return
     frames = [pd.read_csv(file) for file in sorted(folder.glob("fold-*/predictions.csv"))]
+    regions = [pd.read_csv(file) for file in sorted(folder.glob("fold-*/regions.csv"))]
+    if regions:
+        write_csv(folder / "regions.csv", _named(pd.concat(regions, ignore_index=True), catalogue))
     pooled = pd.concat(frames, ignore_index=True)
-    facts = catalogue.table.iloc[pooled.pop("row")][["path", "label", "source", "plane", "patient", "picture"]]
-    write_csv(folder / "predictions.csv", pd.concat([facts.reset_index(drop=True), pooled], axis=1))
+    write_csv(folder / "predictions.csv", _named(pooled, catalogue))
+
+
+def _named(scored: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
+    """Rows of the catalogue turned into what they are."""
+    facts = catalogue.table.iloc[scored.pop("row")][["path", "label", "source", "plane", "patient", "picture"]]
+    return pd.concat([facts.reset_index(drop=True), scored], axis=1)
 
 
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:

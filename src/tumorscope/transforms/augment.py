@@ -83,6 +83,13 @@ def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
     return batch
 
 
+def apply_to_masks(masks: Tensor, drawn: Draw | None) -> Tensor:
+    """Masks float (n, 1, s, s) of 0 and 1 moved as their slices are; what greys, cuts out or mixes leaves them as they are."""
+    if drawn is None or drawn.affine is None:
+        return masks
+    return (apply(masks, Draw(affine=drawn.affine)) > 0.5).float()
+
+
 def mixed_loss(
     loss_of: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, drawn: Draw | None
 ) -> Tensor:

@@ -1,0 +1,77 @@
+"""Tumour masks at one resolution beside the pixel cache: read from the data, or from the figshare set for slices it shares.
+
+A mask goes through what its slice goes through: turned as the slice lies, cropped to the same head, shrunk to the same side.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorscope.data.cache import pixels
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.data.decode import crop_like, decode, shrink
+from tumorscope.errors import DataNotFound
+from tumorscope.files import replacing
+
+#: Values of a mask pixel: outside and inside a tumour; a slice without a known mask is filled with UNKNOWN.
+OUTSIDE, INSIDE, UNKNOWN = 0, 255, 128
+#: Sides at which slices are matched to the figshare set.
+SMALL, CONFIRM = 32, 128
+
+
+def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | None = None) -> Path:
+    """File of uint8 (n, size, size): 0 outside, 255 inside; all 128 for a tumour slice whose mask nobody knows.
+
+    figshare : the figshare set, for slices whose data name no mask. Raises `DataNotFound` where no mask is known at all.
+    """
+    view = f"{size}-{crop}-{figshare.resolve() if figshare else ''}-{catalogue.digest}-{list(catalogue.table['mask'])}"
+    file = catalogue.folder / f"masks-{hashlib.sha256(view.encode()).hexdigest()[:16]}.npy"
+    if not file.exists():
+        made = _made(catalogue, size, crop, figshare)
+        with replacing(file) as temporary:
+            np.save(temporary, made)
+    return file
+
+
+def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> np.ndarray:
+    if catalogue.parts:
+        parts = [np.load(masks(part, size, crop, figshare)) for part in catalogue.parts]
+        return np.concatenate(parts)
+    table = catalogue.table
+    free = (table["label"] == "notumor").to_numpy()
+    array = np.where(free, OUTSIDE, UNKNOWN).astype(np.uint8)[:, None, None].repeat(size, 1).repeat(size, 2)
+    named = (table["mask"] != "").to_numpy() & ~free
+    if named.any():
+        source = catalogue.source()
+        _fill(array, np.flatnonzero(named), catalogue, crop, lambda row: decode(source.read(table["mask"][row])).grey)
+    elif figshare is not None:
+        from tumorscope.audit.patients import link, mask_of, read_figshare
+
+        known = read_figshare(figshare)
+        small, confirm = (pixels(catalogue, side) for side in (SMALL, CONFIRM))
+        found = link(table, small, confirm, known, *known.pixels(SMALL, CONFIRM))
+        matches: dict[int, Any] = dict(zip(found["row"].tolist(), found.itertuples(), strict=True))
+        rows = np.array([row for row in sorted(matches) if not free[row]], np.int64)
+        _fill(array, rows, catalogue, crop, lambda row: mask_of(known, matches[row]))
+    elif not free.all():
+        raise DataNotFound(
+            f"{catalogue.name}: no tumour mask is known. Name them in a metadata.csv, or give the figshare set with "
+            "--set regions.masks=PATH"
+        )
+    return array
+
+
+def _fill(
+    array: np.ndarray, rows: np.ndarray, catalogue: Catalogue, crop: str, mask_of: Callable[[int], np.ndarray]
+) -> None:
+    source, size = catalogue.source(), array.shape[1]
+    for row in rows:
+        mask = mask_of(int(row))
+        if crop == "head":
+            mask = crop_like(mask, decode(source.read(catalogue.table["path"][row])).grey)
+        share = shrink(mask, size)
+        # Half covered is inside; of a region smaller than a pixel the most covered one is.
+        array[row] = np.where(share >= min(INSIDE // 2 + 1, max(1, share.max())), INSIDE, OUTSIDE)

@@ -1,0 +1,89 @@
+"""Scores of region maps: Dice, share of tumours hit, the pointing game, false regions, and the same by size."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tumorscope.data.masks import INSIDE, UNKNOWN
+from tumorscope.labels import CLASSES, INDEX
+from tumorscope.models.regions import evidence_of
+
+BATCH = 128
+#: Edges of tumour size, as shares of the slice's pixels.
+SIZES = (0.0, 0.005, 0.015, 0.04, 1.0)
+
+
+def region_maps(module: nn.Module, images: Tensor) -> Tensor:
+    """Probability of tumour of every pixel, float32 (n, s, s) on the CPU, of uint8 images (n, 1, s, s)."""
+    with torch.inference_mode():
+        maps = [evidence_of(module(batch, regions=True)[1]).sigmoid() for batch in images.split(BATCH)]
+    return torch.cat(maps).cpu()
+
+
+def region_scores(
+    module: nn.Module, images: np.ndarray, masks: np.ndarray, labels: np.ndarray, device: Any
+) -> pd.DataFrame:
+    """A row a slice: mask_pixels and region_pixels (above one half), dice, pointed (highest pixel in the mask), peak.
+
+    images, masks : uint8 (n, s, s), masks as `data.masks` has them; labels : int64 (n,)
+
+    dice and pointed are missing where the mask is unknown or the slice shows no tumour.
+    """
+    if not len(images):
+        return pd.DataFrame(columns=["mask_pixels", "region_pixels", "dice", "pointed", "peak"])
+    maps = region_maps(module, torch.from_numpy(np.array(images)[:, None]).to(device)).numpy()
+    inside, known = masks == INSIDE, ~(masks == UNKNOWN).any(axis=(1, 2))
+    regions = maps > 0.5
+    tumour = known & (labels != INDEX["notumor"]) & inside.any(axis=(1, 2))
+    flat = maps.reshape(len(maps), -1)
+    pointed = inside.reshape(len(maps), -1)[np.arange(len(maps)), flat.argmax(1)]
+    return pd.DataFrame(
+        {
+            "mask_pixels": np.where(known, inside.sum(axis=(1, 2)), np.nan),
+            "region_pixels": regions.sum(axis=(1, 2)),
+            "dice": np.where(tumour, dice(regions, inside), np.nan),
+            "pointed": np.where(tumour, pointed.astype(float), np.nan),
+            "peak": flat.max(1),
+        }
+    )
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """2 |A and B| / (|A| + |B|) of bool masks (n, h, w), float (n,); 1 where both are empty (Dice 1945)."""
+    both, sizes = (one & other).sum(axis=(1, 2)), one.sum(axis=(1, 2)) + other.sum(axis=(1, 2))
+    return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), 1.0)
+
+
+def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
+    """Of a part of a run's regions.csv: Dice, hits and pointing by class and size, and false regions on tumour-free slices.
+
+    pixels : of a slice, s * s
+    """
+    tumours = regions[regions["dice"].notna()]
+    free = regions[regions["label"] == "notumor"]
+    size = pd.cut(tumours["mask_pixels"] / pixels, list(SIZES), labels=[f"to {high:.1%}" for high in SIZES[1:]])
+    return {
+        "all": _summary(tumours),
+        "by class": {name: _summary(tumours[tumours["label"] == name]) for name in CLASSES if name != "notumor"},
+        "by share of the slice": {str(name): _summary(part) for name, part in tumours.groupby(size, observed=True)},
+        "tumour-free": {
+            "slices": len(free),
+            "with a region": float((free["region_pixels"] > 0).mean()) if len(free) else None,
+        },
+    }
+
+
+def _summary(part: pd.DataFrame) -> dict[str, Any]:
+    if part.empty:
+        return {"slices": 0}
+    return {
+        "slices": len(part),
+        "dice_median": float(part["dice"].median()),
+        "dice_mean": float(part["dice"].mean()),
+        "hit": float((part["dice"] > 0).mean()),
+        "pointing": float(part["pointed"].mean()),
+        "mask_share": float(part["mask_pixels"].mean()),
+    }

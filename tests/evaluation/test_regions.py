@@ -1,0 +1,101 @@
+"""Region scores by hand, and the region network's promise that labels do not reach the map."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tumorscope.config import Model, load_recipe
+from tumorscope.errors import RecipeError
+from tumorscope.evaluation.regions import dice, region_scores, summary
+from tumorscope.labels import CLASSES, INDEX
+from tumorscope.models.regions import evidence_of
+from tumorscope.models.registry import build
+from tumorscope.training.losses import region_loss
+
+UNET = Model(name="region_unet", filters=(4, 6, 8))
+
+
+def test_dice_by_hand():
+    one, other = np.zeros((3, 4, 4), bool), np.zeros((3, 4, 4), bool)
+    one[0, 0, :2] = True  # two pixels, one of them shared with three: 2 * 1 / 5
+    other[0, 0, 1:] = True
+    one[1, 0, 0] = True  # none shared
+    other[1, 3, 3] = True
+    assert dice(one, other).tolist() == pytest.approx([0.4, 0, 1])
+
+
+class Known(torch.nn.Module):
+    """Answers with evidence 4 where a slice is bright, -4 elsewhere."""
+
+    def forward(self, images, regions=False):
+        evidence = torch.where(images > 100, 4.0, -4.0)[:, 0]
+        pixels = torch.zeros(len(images), 4, *images.shape[2:])
+        pixels[:, INDEX["notumor"]] = -evidence
+        return pixels.mean(dim=(2, 3)), pixels
+
+
+def test_region_scores_and_their_summary_by_hand():
+    images, masks = np.zeros((4, 10, 10), np.uint8), np.zeros((4, 10, 10), np.uint8)
+    labels = np.array([INDEX[name] for name in ("glioma", "glioma", "notumor", "pituitary")])
+    images[0, 0, :4], masks[0, 0, :4] = 200, 255  # found, all of it
+    images[1, 9, 9], masks[1, 0, 0] = 200, 255  # elsewhere
+    images[2, 5, 5] = 200  # a false region
+    masks[3] = 128  # unknown
+    scores = region_scores(Known(), images, masks, labels, "cpu")
+    assert scores["dice"].tolist()[:2] == [1, 0]
+    assert scores["dice"].isna().tolist() == [False, False, True, True]
+    assert scores["pointed"].tolist()[:2] == [1, 0]
+    assert scores["region_pixels"].tolist() == [4, 1, 1, 0]
+    found = summary(scores.assign(label=np.array(CLASSES)[labels]), 100)
+    assert found["by class"]["glioma"]["dice_mean"] == 0.5
+    assert found["by class"]["glioma"]["hit"] == 0.5
+    assert found["tumour-free"] == {"slices": 1, "with a region": 1.0}
+    assert found["all"]["slices"] == 2
+
+
+def test_slice_answers_are_log_probabilities_and_follow_the_map():
+    torch.manual_seed(0)
+    network = build(UNET, 32).eval()
+    slices, pixels = network(torch.rand(3, 1, 32, 32), regions=True)
+    assert pixels.shape == (3, 4, 32, 32)
+    torch.testing.assert_close(slices.exp().sum(1), torch.ones(3))
+    network.pixels.bias.data[INDEX["notumor"]] -= 20  # tumour everywhere
+    assert float(network(torch.rand(3, 1, 32, 32)).exp()[:, INDEX["notumor"]].max()) < 0.01
+    network.pixels.bias.data[INDEX["notumor"]] += 40  # nowhere
+    assert float(network(torch.rand(3, 1, 32, 32)).exp()[:, INDEX["notumor"]].min()) > 0.99
+
+
+def test_the_slice_label_never_reaches_the_map():
+    network = build(UNET, 32)
+    slices = network(torch.rand(4, 1, 32, 32))
+    torch.nn.functional.nll_loss(slices, torch.tensor([0, 1, 2, 3])).backward()
+    assert network.pixels.weight.grad is None
+    assert network.presence.grad is not None
+
+
+def test_region_loss_by_hand():
+    """One pixel of four is tumour; logits are all zero: cross-entropy log 4, and Dice (2 * 0.75 + 1) / (4 * 0.75 + 1 + 1)."""
+    masks = torch.tensor([[[[1.0, 0], [0, 0]]]])
+    loss = region_loss(torch.zeros(1, 4, 2, 2), masks, torch.tensor([INDEX["glioma"]]), torch.tensor([True]))
+    assert float(loss) == pytest.approx(np.log(4) + 1 - 2.5 / 5)
+    nothing = region_loss(torch.zeros(1, 4, 2, 2), masks, torch.tensor([0]), torch.tensor([False]))
+    assert float(nothing) == 0
+
+
+@pytest.mark.parametrize("size", [30, 48, 96])
+def test_any_size_gives_a_map_of_its_own_size(size):
+    recipe = load_recipe("region_unet", {"input.size": size})
+    _, pixels = build(recipe.model, size)(torch.rand(2, 1, size, size), regions=True)
+    assert pixels.shape == (2, 4, size, size)
+    assert evidence_of(pixels).shape == (2, size, size)
+
+
+def test_a_slice_too_small_for_its_levels_is_refused():
+    with pytest.raises(RecipeError, match="for 8x8 input; give two to 4 levels"):
+        build(Model(name="region_unet", filters=(4, 4, 4, 4, 4)), 8)
+
+
+def test_an_empty_part_gives_an_empty_table():
+    empty = np.zeros((0, 4, 4), np.uint8)
+    assert isinstance(region_scores(Known(), empty, empty, np.zeros(0, int), "cpu"), pd.DataFrame)
