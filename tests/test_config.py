@@ -8,7 +8,7 @@ import pytest
 from tumorscope.config import Recipe, load_recipe, parse_override, parse_recipe, shipped_recipes
 from tumorscope.errors import RecipeError
 
-TOP = "name, title, input, model, imbalance, loss, optimiser, schedule, augment, early_stopping, training"
+TOP = "name, title, input, model, imbalance, loss, optimiser, schedule, augment, early_stopping, training, regions, external"
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

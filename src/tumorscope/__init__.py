@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tumorscope.data.cache import pixels
     from tumorscope.data.catalogue import load_catalogue
     from tumorscope.estimator import SliceClassifier
+    from tumorscope.inference.classifier import Classifier
     from tumorscope.protocols import folds
 
 #: Public name to its home, imported on first use, so that `import tumorscope` costs nothing.
@@ -21,8 +22,19 @@ _HOMES = {
     "read_run": "tumorscope.api",
     "scores": "tumorscope.api",
     "SliceClassifier": "tumorscope.estimator",
+    "Classifier": "tumorscope.inference.classifier",
 }
-__all__ = ["SliceClassifier", "folds", "load_catalogue", "load_recipe", "pixels", "read_run", "scores", "train"]
+__all__ = [
+    "Classifier",
+    "SliceClassifier",
+    "folds",
+    "load_catalogue",
+    "load_recipe",
+    "pixels",
+    "read_run",
+    "scores",
+    "train",
+]
 __version__ = "0.1.0"
 
 

@@ -12,6 +12,7 @@ from tumorscope.audit.memoriser import memoriser_run
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.evaluate import evaluate_run
+from tumorscope.protocols import ALL
 from tumorscope.training.fold import Report
 from tumorscope.training.runs import read_predictions, train_runs
 
@@ -32,6 +33,7 @@ def train(
     """Train a recipe (or one by name or path) for every seed, score it beside the memoriser; the run folders.
 
     Every protocol but `official` needs to know copies; they are looked for where the catalogue does not name them yet.
+    Protocol `all` trains on every distinct picture and scores nothing.
     Folds are trained in worker processes, so a script that calls this needs `if __name__ == "__main__":`, or workers=1.
     Raises `RecipeError`, `DataNotFound`, `SplitLeak` or `RunMismatch`.
     """
@@ -51,7 +53,7 @@ def train(
         device=device,
         report=report,
     )
-    for seed, run in zip(seeds, made, strict=True):
+    for seed, run in zip(seeds, made, strict=True) if protocol != ALL else ():
         memoriser_run(catalogue, protocol, seed, folder)
         evaluate_run(run)
     return made

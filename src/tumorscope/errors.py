@@ -27,3 +27,7 @@ class DataNotFound(TumorscopeError):
 
 class RunMismatch(TumorscopeError):
     """A run folder that holds another recipe, other data or other library behaviour than what was asked to go on."""
+
+
+class PackageMismatch(TumorscopeError):
+    """A model package with a part missing, changed, or of another contract than its card says."""

@@ -15,6 +15,8 @@ from tumorscope.errors import DataNotFound, InputRejected, SplitLeak
 
 FOLDS = 5
 VALIDATION_SHARE = 0.2
+#: Not a protocol to score under: every distinct picture for training, for a model that is to be used.
+ALL = "all"
 #: Columns that say who a slice shows: the published id, and ids taken together that are most likely one person's.
 PATIENT = ("patient", "patient_group")
 
@@ -42,10 +44,12 @@ def folds(protocol: str, table: pd.DataFrame, seed: int) -> list[Fold]:
     """
     if not 0 <= seed < 2**32:
         raise InputRejected("seed", seed, "from 0 to 4294967295", "Choose another.")
+    if protocol == ALL:
+        return _all(table)
     try:
         make = PROTOCOLS[protocol]
     except KeyError:
-        raise DataNotFound(f"protocol {protocol}: unknown. Choose one of {', '.join(PROTOCOLS)}.") from None
+        raise DataNotFound(f"protocol {protocol}: unknown. Choose one of {', '.join([*PROTOCOLS, ALL])}.") from None
     made = make(table, seed)
     for fold in made:
         prove(fold, table)
@@ -211,6 +215,12 @@ def _external(table: pd.DataFrame, seed: int) -> list[Fold]:
         )
     train, validation = _hold_out(training, table, group, seed)
     return [Fold("external", 0, train, validation, test)]
+
+
+def _all(table: pd.DataFrame) -> list[Fold]:
+    """Every distinct picture for training and nothing to score: what a model that is to be used is trained on."""
+    nothing = np.empty(0, np.int64)
+    return [Fold(ALL, 0, one_per_picture(table), nothing, nothing)]
 
 
 def _grouped(

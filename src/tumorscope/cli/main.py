@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tumorscope import __version__
-from tumorscope.cli import audit, augment, compare, data, demo, evaluate, study, train, tune
+from tumorscope.cli import audit, augment, compare, data, demo, evaluate, export, predict, study, train, tune
 from tumorscope.errors import TumorscopeError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.command("augment")(augment.augment)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
+app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
 
 

@@ -36,6 +36,7 @@ class Decoded:
     grey : uint8 (height, width), 0 black to 255 white
     pixels_sha256 : of size and decoded RGB bytes, the same for two files with the same pixels
     quantisation : mean of the JPEG luminance table, NaN where there is none
+    chroma : mean distance between the largest and smallest colour channel, 0 for grey to 255
     """
 
     grey: np.ndarray
@@ -45,6 +46,7 @@ class Decoded:
     mode: str
     format: str
     quantisation: float
+    chroma: float = 0.0
 
 
 def decode(content: bytes) -> Decoded:
@@ -95,6 +97,16 @@ def crop_to_head(grey: np.ndarray) -> np.ndarray:
     are foreground, so that specks and letters outside do not count. A slice without any is given back whole.
     """
     return crop_like(grey, grey)
+
+
+def head_square(grey: np.ndarray) -> tuple[int, int, int]:
+    """Top, left and side of the square that `crop_to_head` cuts, which may leave the slice; (0, 0, 0) where it has no head."""
+    box = _head_box(grey)
+    if box is None:
+        return 0, 0, 0
+    top, bottom, left, right = box
+    side = max(bottom - top, right - left)
+    return top - (side - (bottom - top)) // 2, left - (side - (right - left)) // 2, side
 
 
 def crop_like(other: np.ndarray, grey: np.ndarray) -> np.ndarray:
@@ -154,7 +166,16 @@ def _facts(image: Image.Image) -> Decoded:
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + rgb).hexdigest()
     tables = getattr(image, "quantization", None)
     quantisation = float(np.mean(tables[min(tables)])) if tables else float("nan")
-    return Decoded(grey, digest, image.width, image.height, image.mode, image.format or "", quantisation)
+    facts = image.width, image.height, image.mode, image.format or "", quantisation
+    return Decoded(grey, digest, *facts, _chroma(image, rgb))
+
+
+def _chroma(image: Image.Image, rgb: bytes) -> float:
+    """Of every fourth pixel each way, which is enough to tell a photograph."""
+    if image.mode in ("L", "1") or image.mode.startswith(("I", "F")):
+        return 0.0
+    pixels = np.frombuffer(rgb, np.uint8).reshape(image.height, image.width, 3)[::4, ::4]
+    return float(np.ptp(pixels, axis=2).mean())
 
 
 def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:

@@ -54,6 +54,11 @@ class RegionNetwork(nn.Module):
 
     def forward(self, images: Tensor, regions: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Slice logits, which are log probabilities; with `regions` also the pixels' logits."""
+        slices, pixels, _ = self.explained(images)
+        return (slices, pixels) if regions else slices
+
+    def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slice logits, pixel logits, and as embedding (n, d) the features under the region."""
         features = []
         for level, block in enumerate(self.down):
             images = block(F.max_pool2d(images, 2) if level else images)
@@ -63,19 +68,20 @@ class RegionNetwork(nn.Module):
             decoded = block(torch.cat([F.interpolate(decoded, size=skip.shape[2:], mode="bilinear"), skip], 1))
             second = decoded if level == 0 else second
         pixels = self.pixels(decoded)
-        slices = self._slices(pixels, deepest, second)
-        return (slices, pixels) if regions else slices
+        slices, embedding = self._slices(pixels, deepest, second)
+        return slices, pixels, embedding
 
-    def _slices(self, pixels: Tensor, deepest: Tensor, second: Tensor) -> Tensor:
+    def _slices(self, pixels: Tensor, deepest: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         evidence = evidence_of(pixels).detach()
         top = max(1, round(TOP * evidence[0].numel()))
         highest = evidence.flatten(1).topk(top, dim=1).values.mean(1)
         presence = F.softplus(self.presence[0]) * highest + self.presence[1]
         weight = evidence.sigmoid()[:, None]
-        kind = self.kind(torch.cat([_under(deepest, weight), _under(second, weight)], 1)).log_softmax(1)
+        embedding = torch.cat([_under(deepest, weight), _under(second, weight)], 1)
+        kind = self.kind(embedding).log_softmax(1)
         logits = F.logsigmoid(presence)[:, None] + kind
         free = F.logsigmoid(-presence)[:, None]
-        return torch.cat([logits[:, :NOTUMOR], free, logits[:, NOTUMOR:]], 1)
+        return torch.cat([logits[:, :NOTUMOR], free, logits[:, NOTUMOR:]], 1), embedding
 
 
 def evidence_of(pixels: Tensor) -> Tensor:

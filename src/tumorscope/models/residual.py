@@ -1,5 +1,6 @@
 """Residual networks for small grey slices, trained from random weights (He et al. 2016, arXiv:1603.05027)."""
 
+import torch
 from torch import Tensor, nn
 
 from tumorscope.config import Model
@@ -17,15 +18,36 @@ def compact_cnn(model: Model, size: int, classes: int) -> nn.Module:
         raise RecipeError(
             f"model.filters: {list(model.filters)} for {size}x{size} input; give one to {size.bit_length()} stages"
         )
-    channels = model.filters[0]
-    layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, padding=1, bias=False)]
-    for stage, filters in enumerate(model.filters):
-        layers += [nn.MaxPool2d(2)] if stage else []
-        for _ in range(model.blocks):
-            layers.append(ResidualBlock(channels, filters))
-            channels = filters
-    layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(model.dropout)]
-    return nn.Sequential(*layers, nn.Linear(channels, classes))
+    return ResidualNetwork(tuple(model.filters), model.blocks, model.dropout, classes)
+
+
+class ResidualNetwork(nn.Module):
+    """Grey slices (n, 1, s, s) to logits (n, classes): their mean over places is that of the class activation map."""
+
+    def __init__(self, filters: tuple[int, ...], blocks: int, dropout: float, classes: int) -> None:
+        super().__init__()
+        channels = filters[0]
+        layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, padding=1, bias=False)]
+        for stage, width in enumerate(filters):
+            layers += [nn.MaxPool2d(2)] if stage else []
+            for _ in range(blocks):
+                layers.append(ResidualBlock(channels, width))
+                channels = width
+        self.features = nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        return self.dense(self.dropout(self.pool(self.features(images)).flatten(1)))
+
+    def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, class activation map (n, classes, h, w) after Zhou et al. 2016 (arXiv:1512.04150), embedding (n, d)."""
+        features = self.features(images)
+        embedding = features.mean(dim=(2, 3))
+        maps = torch.einsum("nchw,kc->nkhw", features, self.dense.weight)
+        return self.dense(embedding), maps, embedding
 
 
 class ResidualBlock(nn.Module):

@@ -123,6 +123,8 @@ def fit(
         if recipe.needs_masks and (masks is None or recipe.imbalance.method != "none"):
             missing = "needs tumour masks" if masks is None else "has masks, which oversampling has none for"
             raise RecipeError(f"{recipe.name}: it {missing}; change model, augment or imbalance")
+        if not len(validation[1]) and (recipe.early_stopping.patience or recipe.schedule.plateau_patience):
+            raise RecipeError(f"{recipe.name}: it waits for validation losses, and here is no validation part")
         train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device, masks)
         held_out = Part.of(*validation, fabric.device)
         module = SliceNetwork(recipe, train.images, classes)

@@ -1,0 +1,31 @@
+"""`tumorscope export`: a model package from finished runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tumorscope.cli.common import ClassesOption, DataOption, name_pictures, open_catalogue, say
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of the model, trained with --protocol all.")],
+    scores: Annotated[
+        list[Path],
+        typer.Option("--scores", help="Run of the same recipe that says how it does; one patient-cv at least."),
+    ],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the package; packages/<recipe> by default.")] = None,
+    classes: ClassesOption = None,
+) -> None:
+    """Make a model package: graph, card, calibration, gate and model card, as a folder and as one file beside it."""
+    from tumorscope.config import load_recipe
+    from tumorscope.errors import DataNotFound
+
+    if not (run / "predictions.csv").exists():
+        raise DataNotFound(f"{run}: no finished run there. Train one with tumorscope train RECIPE --protocol all")
+    recipe = load_recipe(run / "recipe.toml")
+    catalogue = name_pictures(open_catalogue(data, classes, (30,)))
+    from tumorscope.package.export import export_run
+
+    typer.echo(export_run(run, scores, catalogue, out or Path("packages") / recipe.name, say).resolve())

@@ -1,0 +1,102 @@
+"""Many files: patterns and folders to paths in reading order, and heat maps to a folder."""
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tumorscope.errors import DataNotFound
+from tumorscope.files import write_bytes
+from tumorscope.inference.classifier import Finding
+from tumorscope.inference.reading import position
+
+ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".dcm",
+    ".ima",
+    ".nii",
+    ".nii.gz",
+)
+#: Bytes that hold a DICOM header's identification.
+HEAD = 132
+
+
+def expand(paths: Sequence[str]) -> list[str]:
+    """Files of every path, folder and pattern; in folders slices of a DICOM series stand in the order of their position.
+
+    Raises `DataNotFound` for a path that is not there or a folder without slices.
+    """
+    found: list[str] = []
+    for path in paths:
+        if path == "-":
+            found.append(path)
+        elif Path(path).is_dir():
+            found += _in_folder(Path(path))
+        elif Path(path).exists():
+            found.append(path)
+        else:
+            matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
+            if not matches:
+                raise DataNotFound(f"{path}: no such file, folder or pattern.")
+            found += [one for one in matches if Path(one).is_file()]
+    return found
+
+
+def _in_folder(folder: Path) -> list[str]:
+    files = sorted(item for item in folder.rglob("*") if item.is_file() and _may_hold_slices(item))
+    if not files:
+        raise DataNotFound(f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).")
+    order = {item: position(item.read_bytes()) if _is_dicom(item) else ("", 0.0) for item in files}
+    return [str(item) for item in sorted(files, key=lambda item: (str(item.parent), *order[item], item.name))]
+
+
+def _may_hold_slices(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS) or (not path.suffix and _is_dicom(path))
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.suffix.lower() not in ("", ".dcm", ".ima"):
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(HEAD)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def with_heatmaps(findings: Iterator[Finding], folder: Path) -> Iterator[Finding]:
+    """The findings as they come; each heat map is written as overlay and array, named by the slice."""
+    for number, one in enumerate(findings, start=1):
+        if one.heat is not None and one.grey is not None:
+            name = f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(one.path).name)}"
+            write_bytes(folder / f"{name}.png", _png(overlay(one.grey, one.heat)))
+            np.save(folder / f"{name}.npy", one.heat)
+        yield one
+
+
+def overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Slice uint8 (h, w) with heat uint8 (h, w) laid over from yellow to red, uint8 (h, w, 3)."""
+    share = heat.astype(np.float32)[..., None] / 255
+    colour = np.concatenate([np.full_like(share, 255), 220 * (1 - share), np.zeros_like(share)], axis=2)
+    weight = 0.6 * share
+    return np.round(grey[..., None] * (1 - weight) + colour * weight).astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

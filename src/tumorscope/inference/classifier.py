@@ -1,0 +1,188 @@
+"""A model package at work, with onnxruntime and without torch: slices in, findings out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorscope.data.decode import crop_to_head, head_square, shrink
+from tumorscope.errors import InputRejected
+from tumorscope.inference import gate
+from tumorscope.inference.reading import Slice, read_file, read_slices
+from tumorscope.package.card import Package, load_package
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer for one slice.
+
+    status : accepted, warned, refused or error; label : the most likely class, "" where there is no answer
+    probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
+    reasons : for a refusal, a warning or an error; heat : uint8 (h, w) over the slice, where it was asked for
+    """
+
+    path: str
+    status: str
+    label: str = ""
+    probabilities: dict[str, float] | None = None
+    prediction_set: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    plane: str = ""
+    heat: np.ndarray | None = None
+    grey: np.ndarray | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it; pictures stay out."""
+        return {
+            **{"path": self.path, "status": self.status, "label": self.label or None},
+            "probabilities": self.probabilities or {},
+            **{"prediction_set": list(self.prediction_set), "reasons": list(self.reasons), "plane": self.plane or None},
+        }
+
+
+class Classifier:
+    """A package opened for answers. `Classifier.load()` opens the shipped one."""
+
+    def __init__(self, package: Package, threads: int = 0) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.package = package
+        self._session = onnxruntime.InferenceSession(package.graph, options, providers=["CPUExecutionProvider"])
+        shape = self._session.get_inputs()[0].shape
+        package.check_graph([shape[2], shape[3]], self._session.get_outputs()[0].shape[1])
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, threads: int = 0) -> "Classifier":
+        """The package at `path`, a folder or a single file, verified; raises `PackageMismatch` where it is not as made."""
+        return cls(load_package(path), threads)
+
+    def predict(
+        self,
+        items: Iterable[str | Path | bytes | np.ndarray],
+        *,
+        plane: str = "axial",
+        force: bool = False,
+        heat: bool = False,
+    ) -> Iterator[Finding]:
+        """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why."""
+        waiting: list[Slice | Finding] = []
+        for number, item in enumerate(items):
+            for read in _read(item, number, plane, force):
+                verdict = gate.before(read, self.package.card["gate"]) if isinstance(read, Slice) else None
+                if isinstance(read, Slice) and verdict is not None and verdict.refused:
+                    waiting.append(Finding(read.name, "refused", reasons=verdict.refused, plane=read.plane))
+                else:
+                    waiting.append(read)
+                if len(waiting) == BATCH:
+                    yield from self._answer(waiting, heat)
+                    waiting = []
+        yield from self._answer(waiting, heat)
+
+    def _answer(self, waiting: list[Slice | Finding], heat: bool) -> Iterator[Finding]:
+        slices = [one for one in waiting if isinstance(one, Slice)]
+        answers = iter(self._findings(slices, heat) if slices else [])
+        for one in waiting:
+            yield next(answers) if isinstance(one, Slice) else one
+
+    def _findings(self, slices: list[Slice], heat: bool) -> list[Finding]:
+        card = self.package.card
+        logits, maps, embeddings = self._session.run(None, {"slices": np.stack([self._input(one) for one in slices])})
+        chances = calibrated(logits, card["temperature"])
+        away = gate.distances(embeddings, self.package.centres, self.package.precision)
+        found = []
+        for one, chance, activation, distance in zip(slices, chances, maps, away, strict=True):
+            warned = gate.before(one, card["gate"]).warned
+            verdict = gate.after(float(distance), card["gate"])
+            if verdict.refused:
+                found.append(Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane))
+                continue
+            best = int(chance.argmax())
+            reasons = (*warned, *verdict.warned)
+            found.append(
+                Finding(
+                    one.name,
+                    "warned" if reasons else "accepted",
+                    card["labels"][best],
+                    {name: float(value) for name, value in zip(card["labels"], chance, strict=True)},
+                    prediction_set(chance, card["conformal"]["thresholds"], card["labels"]),
+                    reasons,
+                    one.plane,
+                    self._heat(activation, best, one.grey) if heat else None,
+                    one.grey if heat else None,
+                )
+            )
+        return found
+
+    def _input(self, one: Slice) -> np.ndarray:
+        contract = self.package.card["input"]
+        grey = crop_to_head(one.grey) if contract["crop"] == "head" else one.grey
+        return shrink(grey, contract["size"]).astype(np.float32)[None]
+
+    def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> np.ndarray:
+        """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation."""
+        from PIL import Image
+
+        free = self.package.card["labels"].index("notumor")
+        if self.package.card["map"] == "regions":
+            others = np.delete(maps, free, axis=0)
+            top = others.max(0)
+            evidence = top + np.log(np.exp(others - top).sum(0)) - maps[free]
+            values = 1 / (1 + np.exp(-np.clip(evidence, -30, 30)))
+        else:
+            values = np.maximum(maps[best], 0)
+            values = values / max(float(values.max()), 1e-6)
+        height, width = grey.shape
+        top_row, left, side = (0, 0, 0)
+        if self.package.card["input"]["crop"] == "head":
+            top_row, left, side = head_square(grey)
+        size = (side, side) if side else (width, height)
+        big = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+        heat = np.zeros((height, width), np.float32)
+        rows, columns = (
+            np.arange(max(0, start), min(limit, start + length))
+            for start, limit, length in ((top_row, height, big.shape[0]), (left, width, big.shape[1]))
+        )
+        heat[np.ix_(rows, columns)] = big[np.ix_(rows - top_row, columns - left)]
+        return np.round(heat.clip(0, 1) * 255).astype(np.uint8)
+
+
+def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax of logits (n, classes) over the temperature (Guo et al. 2017, arXiv:1706.04599), float64."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    chances = np.exp(scaled)
+    return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+
+
+def prediction_set(chance: np.ndarray, thresholds: dict[str, float], labels: list[str]) -> tuple[str, ...]:
+    """Classes whose probability is at least 1 - their threshold; class-conditional split conformal (Vovk 2012)."""
+    return tuple(name for name, value in zip(labels, chance, strict=True) if 1 - value <= thresholds[name])
+
+
+def _read(item: str | Path | bytes | np.ndarray, number: int, plane: str, force: bool) -> Iterator[Slice | Finding]:
+    name = str(item) if isinstance(item, str | Path) else f"item-{number + 1}"
+    try:
+        if isinstance(item, np.ndarray):
+            yield Slice(name, _checked(name, item))
+        else:
+            content = item if isinstance(item, bytes) else read_file(Path(item))
+            yield from read_slices(name, content, plane=plane, force=force)
+    except InputRejected as error:
+        yield Finding(name, "error", reasons=(str(error),))
+    except ModuleNotFoundError as error:
+        yield Finding(name, "error", reasons=(f"{error.name} is not installed: pip install 'tumorscope[medical]'",))
+    except OSError as error:
+        yield Finding(name, "error", reasons=(f"{type(error).__name__}: {error.strerror or error}",))
+
+
+def _checked(name: str, array: np.ndarray) -> np.ndarray:
+    if array.ndim != 2 or array.dtype != np.uint8 or not array.size:
+        raise InputRejected(name, f"{array.dtype} {array.shape}", "grey uint8 (height, width)", "Convert it.")
+    return array

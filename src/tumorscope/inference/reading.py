@@ -1,0 +1,226 @@
+"""Files of any kind that holds brain MR slices, to grey pixels as the networks were shown them.
+
+PNG, JPEG, TIFF, BMP and more through `data.decode`; DICOM (PS3.3 C.7.6.3, C.11.2), single and multi-frame; NIfTI-1 and -2
+volumes. Limits are set from headers, before a pixel is decoded. What a file says of a patient is neither kept nor shown.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tumorscope.data.decode import MAX_PIXELS, decode
+from tumorscope.errors import InputRejected
+
+#: Bytes of a file, frames of a DICOM file, voxels of a volume.
+MAX_BYTES, MAX_FRAMES, MAX_VOXELS = 512 * 2**20, 4096, 100_000_000
+#: Axis of a volume in RAS order that each plane cuts.
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+#: Percentiles of the grey window where a file names none.
+WINDOW = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice. name : of the file, with #n for the n-th frame or slice from 1; grey : uint8 (h, w); plane where known."""
+
+    name: str
+    grey: np.ndarray
+    chroma: float = 0.0
+    plane: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool = False) -> Iterator[Slice]:
+    """The slices in a file's bytes. plane : which way a volume is cut; force : take DICOM of another modality than MR.
+
+    Raises `InputRejected` with value, limit and remedy.
+    """
+    if len(content) > MAX_BYTES:
+        raise InputRejected(name, f"{len(content):,} bytes", f"at most {MAX_BYTES:,}", "Give single slices.")
+    if content[128:132] == b"DICM":
+        yield from _guarded(name, "DICOM", lambda: _dicom(name, content, force))
+    elif name.lower().endswith((".nii", ".nii.gz")):
+        yield from _guarded(name, "NIfTI", lambda: _nifti(name, content, plane))
+    else:
+        read = decode(content)
+        yield Slice(name, read.grey, read.chroma)
+
+
+def position(content: bytes) -> tuple[str, float]:
+    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) for anything else."""
+    if content[128:132] != b"DICM":
+        return "", 0.0
+    try:
+        import pydicom
+
+        tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber"]
+        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=tags)
+        normal = _normal(header)
+        place = header.get("ImagePositionPatient")
+        along = float(np.dot(normal, np.asarray(place, float))) if normal is not None and place else None
+        return str(header.get("SeriesInstanceUID", "")), float(
+            header.get("InstanceNumber") or 0
+        ) if along is None else along
+    except Exception:  # a damaged header is said when the file itself is read
+        return "", 0.0
+
+
+def _guarded(name: str, kind: str, read: Any) -> Iterator[Slice]:
+    """What `read` gives; anything that a parser stumbles over is a refusal."""
+    try:
+        yield from read()
+    except (InputRejected, ModuleNotFoundError):
+        raise
+    except MemoryError as error:
+        raise InputRejected(name, "more memory than there is", f"a {kind} file", "Give single slices.") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputRejected(name, reason, f"not a readable {kind} file", "Export it again.") from error
+
+
+def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
+    import pydicom
+    from pydicom.pixels import apply_modality_lut
+
+    header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
+    modality = str(header.get("Modality", ""))
+    if modality != "MR" and not force:
+        raise InputRejected(
+            name, f"modality {modality or 'unknown'}", "MR only", "Use --force to read it all the same."
+        )
+    if int(header.get("SamplesPerPixel", 1)) != 1:
+        colour = str(header.get("PhotometricInterpretation", ""))
+        raise InputRejected(name, f"colour ({colour})", "grey slices only", "Give the slice itself, not a screenshot.")
+    rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if not 0 < rows * columns <= MAX_PIXELS:
+        raise InputRejected(name, f"{columns}x{rows} px", f"1 to {MAX_PIXELS:,} pixels", "Give a single slice.")
+    if frames > MAX_FRAMES or frames * rows * columns > MAX_VOXELS:
+        raise InputRejected(
+            name, f"{frames} frames", f"at most {MAX_FRAMES} and {MAX_VOXELS:,} voxels", "Split the file."
+        )
+    whole = pydicom.dcmread(io.BytesIO(content))
+    stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
+    for number, frame in enumerate(stored, start=1):
+        groups = _groups(whole, number - 1)
+        values = np.asarray(_rescaled(frame, groups, whole, apply_modality_lut), np.float64)
+        grey = _windowed(values, groups, whole)
+        if whole.get("PhotometricInterpretation") == "MONOCHROME1":
+            grey = 255 - grey
+        spacing = _first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
+        square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
+        label = f"{name}#{number}" if frames > 1 else name
+        yield Slice(label, square, plane=_plane_of(groups, whole), facts={"modality": modality})
+
+
+def _groups(dataset: Any, frame: int) -> list[Any]:
+    """Functional groups of a frame of an enhanced file, its own before the shared ones."""
+    found = []
+    for key, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        sequence = dataset.get(key)
+        if sequence is not None and index < len(sequence):
+            found.append(sequence[index])
+    return found
+
+
+def _first(groups: list[Any], dataset: Any, sequence: str, tag: str) -> Any:
+    """A tag from the frame's groups, else from the file."""
+    for group in groups:
+        inner = group.get(sequence)
+        if inner and inner[0].get(tag) is not None:
+            return inner[0].get(tag)
+    return dataset.get(tag)
+
+
+def _rescaled(frame: np.ndarray, groups: list[Any], dataset: Any, lut: Any) -> np.ndarray:
+    for group in groups:
+        inner = group.get("PixelValueTransformationSequence")
+        if inner:
+            return frame * float(inner[0].RescaleSlope) + float(inner[0].RescaleIntercept)
+    return np.asarray(lut(frame, dataset))
+
+
+def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray:
+    """uint8 by the file's window (PS3.3 C.11.2.1.2, linear; the first of several), else between percentiles."""
+    centre, width = (_first(groups, dataset, "FrameVOILUTSequence", tag) for tag in ("WindowCenter", "WindowWidth"))
+    if centre is None or width is None or not float(np.ravel(width)[0]) >= 1:
+        return _between(values, *np.percentile(values, WINDOW))
+    middle, span = float(np.ravel(centre)[0]), float(np.ravel(width)[0])
+    shown = ((values - (middle - 0.5)) / max(span - 1, 1e-9) + 0.5) * 255
+    return np.round(shown.clip(0, 255)).astype(np.uint8)
+
+
+def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.round(((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255)).astype(np.uint8)
+
+
+def _square(grey: np.ndarray, down: float, across: float) -> np.ndarray:
+    """The slice with square pixels; `down` and `across` are the distances between pixels."""
+    if not (down > 0 and across > 0) or abs(down / across - 1) < 0.01:
+        return grey
+    height, width = grey.shape
+    step = min(down, across)
+    size = max(1, round(width * across / step)), max(1, round(height * down / step))
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputRejected(
+            "spacing", f"{down:g} by {across:g}", f"at most {MAX_PIXELS:,} square pixels", "Resample it."
+        )
+    return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
+
+
+def _normal(header: Any) -> np.ndarray | None:
+    cosines = header.get("ImageOrientationPatient")
+    if not cosines or len(cosines) != 6:
+        return None
+    along = np.asarray(cosines, float)
+    return np.cross(along[:3], along[3:])
+
+
+def _plane_of(groups: list[Any], dataset: Any) -> str:
+    """The plane whose normal is nearest; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1)."""
+    cosines = _first(groups, dataset, "PlaneOrientationSequence", "ImageOrientationPatient")
+    normal = _normal({"ImageOrientationPatient": cosines})
+    return "" if normal is None else ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+
+
+def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
+    import gzip
+
+    import nibabel
+
+    if name.lower().endswith(".gz"):
+        with gzip.open(io.BytesIO(content)) as packed:
+            content = packed.read(8 * MAX_VOXELS + 1)
+        if len(content) > 8 * MAX_VOXELS:
+            raise InputRejected(name, "more", f"at most {8 * MAX_VOXELS:,} bytes unpacked", "Give fewer volumes.")
+    head = int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")
+    kind = nibabel.Nifti2Image if 540 in head else nibabel.Nifti1Image
+    image = kind.from_bytes(content)
+    shape = image.shape + (1,) * (3 - len(image.shape))
+    if len(shape) > 3 and np.prod(shape[3:]) > 1:
+        raise InputRejected(name, f"{len(shape)} dimensions", "one volume a file", "Save one of them.")
+    if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
+        raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
+    upright = nibabel.as_closest_canonical(image)
+    volume = np.nan_to_num(np.asarray(upright.dataobj, np.float32).reshape(upright.shape[:3]))
+    axis, steps = PLANES[plane], np.asarray(upright.header.get_zooms()[:3], float)
+    inside = volume[volume > volume.min()]
+    low, high = np.percentile(inside if inside.size else volume, WINDOW)
+    across, down = (steps[other] for other in range(3) if other != axis)
+    for number in range(volume.shape[axis]):
+        # Up is up or front, and the patient's right is on the left, as radiologists look at it.
+        shown = np.take(volume, number, axis)[::-1, ::-1].T
+        yield Slice(f"{name}#{number + 1}", _square(_between(shown, low, high), down, across), plane=plane)
+
+
+def read_file(path: Path) -> bytes:
+    """Bytes of a file within the limit."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputRejected(path.name, f"{size:,} bytes", f"at most {MAX_BYTES:,}", "Give single slices.")
+    return path.read_bytes()

@@ -1,0 +1,336 @@
+"""From finished runs to a model package: the graph, checked against torch on real slices; calibration, limits and the card."""
+
+import datetime
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tumorscope import __version__
+from tumorscope.config import Recipe, load_recipe
+from tumorscope.data.cache import pixels
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.errors import InputRejected, RunMismatch
+from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
+from tumorscope.inference.classifier import calibrated
+from tumorscope.inference.gate import distances, measures
+from tumorscope.labels import CLASSES, INDEX
+from tumorscope.package.card import FORMAT, write_package
+from tumorscope.package.model_card import model_card
+from tumorscope.protocols import ALL
+from tumorscope.training.checkpoint import load_weights
+from tumorscope.training.fold import PROBABILITIES
+from tumorscope.training.loop import SliceNetwork
+from tumorscope.training.runs import environment, read_predictions
+
+#: Error rate of prediction sets, and shares of genuine slices that the gate may refuse and warn of, over all its limits.
+ERROR_RATE, REFUSED, WARNED = 0.10, 0.01, 0.05
+#: Largest difference of probabilities between graph and network, and slices that it is checked on.
+TOLERANCE, CHECKED = 1e-4, 200
+CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions"}
+
+
+class Exported(nn.Module):
+    """Network and mirror average as one graph: grey float (n, 1, s, s) in 0..255 to logits, maps and embeddings."""
+
+    def __init__(self, module: SliceNetwork, mirror_average: bool) -> None:
+        super().__init__()
+        self.module, self.mirror_average = module, mirror_average
+
+    def forward(self, slices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, classes), maps (n, classes, h, w), embeddings (n, d) of the slice as it lies."""
+        logits, maps, embedding = self._one(slices)
+        if self.mirror_average:
+            mirrored, turned, _ = self._one(slices.flip(3))
+            logits = ((logits.softmax(1) + mirrored.softmax(1)) / 2).clamp_min(1e-12).log()
+            maps = (maps + turned.flip(3)) / 2
+        return logits, maps, embedding
+
+    def _one(self, slices: Tensor) -> Any:
+        network: Any = self.module.network
+        return network.explained(self.module.scale(slices))
+
+
+def export_run(
+    run: Path,
+    scored: Sequence[Path],
+    catalogue: Catalogue,
+    out: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Make a package of `run` (one fold, as under protocol `all`) in the folder `out` and beside it as one file; its path.
+
+    scored : runs of the same recipe, among them patient-cv ones, whose held-out predictions give scores, temperature,
+    prediction sets and the gate's limits
+
+    Raises `RunMismatch` where the runs do not belong together, `InputRejected` where graph and network differ.
+    """
+    recipe, facts = load_recipe(run / "recipe.toml"), json.loads((run / "environment.json").read_text())
+    cv = _check(run, recipe, facts, scored, catalogue)
+    module = load_network(run / "fold-0", recipe)
+    images = pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
+    labels = catalogue.table["label"].map(INDEX).to_numpy()
+    say("Writing the graph and checking it on real slices")
+    graph = to_onnx(module, recipe)
+    difference = largest_difference(graph, module, recipe, images)
+    if not difference <= TOLERANCE:
+        raise InputRejected("graph", f"{difference:g}", f"at most {TOLERANCE:g} from torch", "Report this as a bug.")
+    say("Measuring slices for the gate")
+    trained = _rows(facts, catalogue)
+    centres, precision = statistics(embeddings_of(module, recipe, images[trained]), labels[trained])
+    held = np.concatenate([_held_out(one, recipe, catalogue, images, labels) for one in cv[:1]])
+    predictions = pd.concat([read_predictions(one) for one in cv], ignore_index=True)
+    card = {
+        "format": FORMAT,
+        "name": recipe.name,
+        "title": recipe.title,
+        "version": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "labels": list(CLASSES),
+        "input": {"size": recipe.input.size, "crop": recipe.input.crop, "range": [0, 255], "colour": "grey"},
+        "map": CLASS_MAPS[recipe.model.name],
+        "graph_difference": difference,
+        **_calibration(predictions[predictions["part"] == "test"]),
+        "gate": _limits(catalogue, trained, held),
+        "scores": _scores(scored),
+        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
+        "recipe": recipe.model_dump(mode="json"),
+        "environment": environment(),
+        "licence": "Apache-2.0",
+    }
+    content = json.dumps(card, indent=2).encode()
+    statistics_file = io.BytesIO()
+    np.savez(statistics_file, centres=centres.astype(np.float32), precision=precision.astype(np.float32))
+    parts = {"model.onnx": graph, "card.json": content, "gate.npz": statistics_file.getvalue()}
+    return write_package(out, {**parts, "MODEL_CARD.md": model_card(card).encode()})
+
+
+def _check(
+    run: Path, recipe: Recipe, facts: dict[str, Any], scored: Sequence[Path], catalogue: Catalogue
+) -> list[Path]:
+    """The patient-cv runs among `scored`, after everything is known to belong together."""
+    if recipe.model.name not in CLASS_MAPS:
+        raise RunMismatch(f"{run}: {recipe.model.name} has no map; a package is made of {' or '.join(CLASS_MAPS)}.")
+    if len(facts["folds"]) != 1:
+        raise RunMismatch(f"{run}: {len(facts['folds'])} models; train one with --protocol {ALL}.")
+    if facts["data"]["digest"] != catalogue.digest:
+        raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data.")
+    cv = []
+    for one in scored:
+        other = json.loads((one / "environment.json").read_text())
+        mine = Recipe.model_validate(other["recipe"]).model_copy(update={"name": "", "title": ""})
+        if mine != recipe.model_copy(update={"name": "", "title": ""}):
+            raise RunMismatch(f"{one}: another recipe than {run}; its scores would not be this model's.")
+        if other["protocol"] == "patient-cv" and other["data"]["digest"] == catalogue.digest:
+            cv.append(one)
+    if not cv:
+        raise RunMismatch(
+            f"{run}: no patient-cv run of the same recipe among --scores; without one nothing is known of a new patient. "
+            f"Train it with tumorscope train {run / 'recipe.toml'} --protocol patient-cv"
+        )
+    return cv
+
+
+def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
+    """The trained network of a fold, ready to answer."""
+    module = SliceNetwork(recipe)
+    module.load_state_dict(load_weights(fold / "weights.safetensors"))
+    return module.eval()
+
+
+def to_onnx(module: SliceNetwork, recipe: Recipe) -> bytes:
+    """The graph as bytes of an ONNX file, batch of any size."""
+    import contextlib
+    import tempfile
+    import warnings
+
+    example = torch.zeros(2, 1, recipe.input.size, recipe.input.size)
+    whole = Exported(module, recipe.training.mirror_average).eval()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            whole,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65536)},),
+            input_names=["slices"],
+            output_names=["logits", "maps", "embeddings"],
+        )
+        assert program is not None
+        program.save(str(Path(folder) / "model.onnx"), include_initializers=True, external_data=False)
+        return (Path(folder) / "model.onnx").read_bytes()
+
+
+def largest_difference(graph: bytes, module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> float:
+    """Between probabilities of graph and network on real slices spread over the set."""
+    import onnxruntime
+
+    rows = np.unique(np.linspace(0, len(images) - 1, CHECKED).astype(int))
+    some = np.array(images[rows], np.float32)[:, None]
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    logits = session.run(None, {"slices": some})[0]
+    with torch.inference_mode():
+        ours = Exported(module, recipe.training.mirror_average)(torch.from_numpy(some))[0].softmax(1).numpy()
+    return float(np.abs(calibrated(logits, 1.0) - ours).max())
+
+
+def embeddings_of(module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """Float64 (n, d) of uint8 (n, s, s)."""
+    whole = Exported(module, False)
+    with torch.inference_mode():
+        made = [whole(torch.from_numpy(np.array(part, np.float32)[:, None]))[2] for part in _chunks(images)]
+    return torch.cat(made).double().numpy()
+
+
+def _chunks(images: np.ndarray, size: int = 256) -> list[np.ndarray]:
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def statistics(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre of each class (classes, d), and the inverse of the shrunk covariance within classes (Ledoit and Wolf 2004)."""
+    from sklearn.covariance import LedoitWolf
+
+    centres = np.stack([embeddings[labels == k].mean(axis=0) for k in range(len(CLASSES))])
+    return centres, LedoitWolf(assume_centered=True).fit(embeddings - centres[labels]).precision_
+
+
+def _rows(facts: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
+    from tumorscope.protocols import folds
+
+    return folds(facts["protocol"], catalogue.table, facts["seed"])[0].train
+
+
+def _held_out(run: Path, recipe: Recipe, catalogue: Catalogue, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Distances of every fold's test slices from its training slices, in its own network's embedding."""
+    from tumorscope.protocols import folds
+
+    facts = json.loads((run / "environment.json").read_text())
+    found = []
+    for fold in folds("patient-cv", catalogue.table, facts["seed"]):
+        module = load_network(run / f"fold-{fold.index}", recipe)
+        known = statistics(embeddings_of(module, recipe, images[fold.train]), labels[fold.train])
+        found.append(distances(embeddings_of(module, recipe, images[fold.test]), *known))
+    return np.concatenate(found)
+
+
+def _limits(catalogue: Catalogue, rows: np.ndarray, held: np.ndarray) -> dict[str, Any]:
+    """Limits that together refuse at most `REFUSED` of genuine slices, and warn of `WARNED`; a little room beyond."""
+    from tumorscope.data.decode import decode
+
+    source = catalogue.source()
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1500)).astype(int)]
+    table = pd.DataFrame([measures(decode(source.read(catalogue.table["path"][row])).grey) for row in some])
+    # Each of the nine limits has its equal part.
+    refuse, warn = REFUSED / (2 * len(table.columns) + 1), WARNED / (2 * len(table.columns) + 1)
+    bounds = {}
+    for name, values in table.items():
+        room = 0.1 * (values.quantile(0.99) - values.quantile(0.01))
+        bounds[name] = {
+            "refuse": [float(values.quantile(refuse) - room), float(values.quantile(1 - refuse) + room)],
+            "warn": [float(values.quantile(warn)), float(values.quantile(1 - warn))],
+        }
+    limit = {"refuse": float(np.quantile(held, 1 - refuse)), "warn": float(np.quantile(held, 1 - warn))}
+    return {
+        "measures": bounds,
+        "distance": limit,
+        "slices": len(table),
+        "refused_share": REFUSED,
+        "warned_share": WARNED,
+    }
+
+
+def _calibration(held: pd.DataFrame) -> dict[str, Any]:
+    """Temperature and conformal thresholds of out-of-fold predictions, and how they do on folds that they were not set on."""
+    logits = np.log(held[PROBABILITIES].to_numpy().clip(1e-12))
+    truth, fold = held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
+    errors, inside, sizes = [], np.zeros(len(held), bool), np.zeros(len(held))
+    crossed = np.zeros_like(logits)
+    for one in np.unique(fold):
+        rest, mine = fold != one, fold == one
+        heat = fit_temperature(logits[rest], truth[rest])
+        limits = np.array(list(thresholds(calibrated(logits[rest], heat), truth[rest]).values()))
+        crossed[mine] = calibrated(logits[mine], heat)
+        sets = 1 - crossed[mine] <= limits
+        inside[mine], sizes[mine] = sets[np.arange(mine.sum()), truth[mine]], sets.sum(axis=1)
+        errors.append(heat)
+    temperature = fit_temperature(logits, truth)
+    return {
+        "temperature": temperature,
+        "calibration": {
+            "expected_calibration_error": _calibration_error(crossed, truth),
+            "uncalibrated": _calibration_error(calibrated(logits, 1.0), truth),
+            "temperatures_of_folds": errors,
+        },
+        "conformal": {
+            "error_rate": ERROR_RATE,
+            "thresholds": thresholds(calibrated(logits, temperature), truth),
+            "coverage": {name: float(inside[truth == k].mean()) for k, name in enumerate(CLASSES)},
+            "mean_size": float(sizes.mean()),
+        },
+    }
+
+
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature with the least negative log-likelihood of the true classes."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_heat: float) -> float:
+        chances = calibrated(logits, float(np.exp(log_heat)))
+        return -float(np.log(chances[np.arange(len(truth)), truth].clip(1e-12)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def thresholds(chances: np.ndarray, truth: np.ndarray, error_rate: float = ERROR_RATE) -> dict[str, float]:
+    """By class, the score 1 - p below which it stays in the set: the ceil((n + 1)(1 - rate))-th smallest of its n slices."""
+    found = {}
+    for k, name in enumerate(CLASSES):
+        scores = np.sort(1 - chances[truth == k, k])
+        rank = int(np.ceil((len(scores) + 1) * (1 - error_rate)))
+        found[name] = float(scores[rank - 1]) if rank <= len(scores) else 1.0
+    return found
+
+
+def _calibration_error(chances: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of the top answer (Guo et al. 2017)."""
+    top, right = chances.max(axis=1), chances.argmax(axis=1) == truth
+    place = np.minimum((top * bins).astype(int), bins - 1)
+    gaps = [abs(top[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
+    return float(sum(gaps))
+
+
+def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
+    """Test scores under each protocol with intervals, the memoriser's beside them."""
+    rows = [row for row in comparison_rows(scored) if row["part"] == "test"]
+    kept = ("accuracy", "balanced_accuracy", "f1_weighted", "presence_auc", "type_balanced_accuracy")
+    found = []
+    for row in rows:
+        missed = [
+            float((tumours["p_notumor"] >= tumours[PROBABILITIES].max(axis=1)).mean())
+            for run in scored
+            if evaluate_run(run)["protocol"] == row["protocol"]
+            for tumours in [_test_tumours(run)]
+            if len(tumours)
+        ]
+        line = {
+            name: row[name] for name in ("protocol", "seeds", "slices", "pictures", "patients", "memoriser_accuracy")
+        }
+        for name in kept:
+            line |= {
+                name: row[f"{name}_mean"],
+                f"{name}_low": row.get(f"{name}_low"),
+                f"{name}_high": row.get(f"{name}_high"),
+            }
+        found.append({**line, "missed_tumours": float(np.mean(missed)) if missed else None})
+    return found
+
+
+def _test_tumours(run: Path) -> pd.DataFrame:
+    predictions = read_predictions(run)
+    return predictions[(predictions["part"] == "test") & (predictions["label"] != "notumor")]
