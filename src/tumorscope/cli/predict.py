@@ -45,9 +45,12 @@ def predict(
 
     Exit code 0 when every file could be read, 1 when one could not.
     """
+    import warnings
+
     from tumorscope.inference.batch import expand
     from tumorscope.inference.classifier import Classifier
 
+    warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
     items = [sys.stdin.buffer.read() if path == "-" else path for path in expand(paths)]
     classifier = Classifier.load(model)
     findings = classifier.predict(items, plane=plane.value, force=force, heat=heatmaps is not None)

@@ -1,0 +1,33 @@
+"""A package made of a tiny network on the phantom set, once for all tests of packages and findings."""
+
+import pytest
+
+from tumorscope.api import train
+from tumorscope.audit.identify import with_pictures
+from tumorscope.config import load_recipe
+from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.phantom import write_phantom
+
+TINY = {
+    **{"model.filters": [4, 8, 8], "training.epochs": 2, "training.batch_size": 16, "input.crop": "head"},
+    **{"input.size": 32, "training.threads": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """(package folder, catalogue, run of all, patient-cv run)."""
+    from tumorscope.package.export import export_run
+
+    folder = tmp_path_factory.mktemp("package")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUMORSCOPE_HOME", str(folder / "home"))
+        archive = write_phantom(folder / "phantom.zip", patients_per_class=8, slices_per_patient=3, size=96)
+        catalogue = with_pictures(load_catalogue(archive))
+        recipe = load_recipe("compact_cnn", TINY)
+        runs = {
+            protocol: train(recipe, catalogue, protocol, [0], runs=folder / "runs", workers=1)[0]
+            for protocol in ("all", "patient-cv", "official")
+        }
+        export_run(runs["all"], [runs["patient-cv"], runs["official"]], catalogue, folder / "tiny")
+        yield folder / "tiny", catalogue, runs

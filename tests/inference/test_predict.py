@@ -1,0 +1,177 @@
+"""Findings: every input gets an answer, good or bad; formats, heat maps, and a thousand broken files."""
+
+import csv
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.inference.test_reading import dicom, volume
+from typer.testing import CliRunner
+
+from tumorscope.cli.main import app
+from tumorscope.inference.classifier import Classifier
+from tumorscope.inference.gate import distances
+from tumorscope.labels import CLASSES
+
+STATUSES = {"accepted", "warned", "refused", "error"}
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def classifier(made):
+    return Classifier.load(made[0], threads=1)
+
+
+@pytest.fixture(scope="module")
+def heads(made):
+    """File bytes of six phantom slices."""
+    source = made[1].source()
+    return [source.read(path) for path in made[1].table["path"][::16]]
+
+
+def test_a_finding_says_what_it_must(classifier, heads):
+    for one in classifier.predict(heads):
+        plain = one.plain()
+        assert {"path", "status", "label", "probabilities", "prediction_set", "reasons"} <= plain.keys()
+        assert plain["status"] in STATUSES - {"error"}
+        if plain["status"] != "refused":
+            assert sum(plain["probabilities"].values()) == pytest.approx(1)
+            assert max(plain["probabilities"], key=plain["probabilities"].get) == plain["label"]
+        if plain["status"] != "accepted":
+            assert plain["reasons"]
+
+
+def test_answers_do_not_depend_on_what_stands_beside(classifier, heads):
+    together = list(classifier.predict(heads))
+    for content, one in zip(heads, together, strict=True):
+        (alone,) = classifier.predict([content])
+        assert (alone.status, alone.label) == (one.status, one.label)
+        if one.probabilities:
+            assert list(alone.probabilities.values()) == pytest.approx(list(one.probabilities.values()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [
+        (np.full((100, 100), 90, np.uint8), "blank or nearly so"),
+        (np.random.default_rng(0).integers(0, 256, (20, 20)).astype(np.uint8), "at least 32 px"),
+        (np.random.default_rng(0).integers(0, 256, (400, 100)).astype(np.uint8), "at most 1 to 3"),
+        (np.random.default_rng(0).integers(0, 256, (100, 100, 3)).astype(np.uint8), "Give a grey MR slice"),
+        (np.random.default_rng(0).integers(0, 256, (100, 100)).astype(np.uint8), "does not look like a head"),
+    ],
+)
+def test_what_is_no_slice_is_refused_with_the_reason(classifier, pixels, says):
+    (one,) = classifier.predict([encoded(pixels)])
+    assert one.status == "refused"
+    assert one.label == ""
+    assert says in " ".join(one.reasons)
+
+
+def test_arrays_paths_and_bytes_give_the_same_answer(classifier, heads, tmp_path):
+    (tmp_path / "a.png").write_bytes(heads[0])
+    array = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L"))
+    by_path, by_bytes, by_array = classifier.predict([tmp_path / "a.png", heads[0], array])
+    assert by_path.probabilities == by_bytes.probabilities == by_array.probabilities
+    (wrong,) = classifier.predict([array.astype(float)])
+    assert wrong.status == "error"
+    assert "grey uint8" in wrong.reasons[0]
+
+
+def test_heat_lies_over_the_slice(classifier, heads):
+    answered = [one for one in classifier.predict(heads, heat=True) if one.probabilities]
+    assert answered
+    for one in answered:
+        assert one.heat.shape == one.grey.shape
+        assert one.heat.dtype == np.uint8
+
+
+def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads, tmp_path):
+    for number, content in enumerate(heads):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    (tmp_path / "bad.png").write_text("no image")
+    ask = ["predict", str(tmp_path), "--model", str(made[0])]
+    runner = CliRunner()
+    as_json = runner.invoke(app, [*ask, "--format", "json", "--heatmaps", str(tmp_path / "heat")])
+    assert as_json.exit_code == 1  # one file was bad
+    found = json.loads(as_json.stdout)
+    assert len(found) == 7
+    assert [one["status"] for one in found if one["path"].endswith("bad.png")] == ["error"]
+    answered = sum(bool(one["probabilities"]) for one in found)
+    assert len(list((tmp_path / "heat").glob("*.png"))) == len(list((tmp_path / "heat").glob("*.npy"))) == answered
+    as_csv = runner.invoke(app, [*ask, "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert len(rows) == 7
+    assert {f"p_{name}" for name in CLASSES} <= rows[0].keys()
+    table = runner.invoke(app, ask)
+    assert table.stdout.count("\n") == 7
+    good = runner.invoke(app, ["predict", str(tmp_path / "[0-9].png"), "--model", str(made[0])])
+    assert good.exit_code == 0
+
+
+def test_a_path_that_is_not_there_is_said_in_a_line(made, tmp_path):
+    from tumorscope.errors import DataNotFound
+
+    answer = CliRunner().invoke(app, ["predict", str(tmp_path / "absent.png"), "--model", str(made[0])])
+    assert isinstance(answer.exception, DataNotFound)
+    assert "no such file" in str(answer.exception)
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    """Bytes changed, cut, doubled or filled."""
+    data = bytearray(content)
+    match random.integers(5):
+        case 0:
+            for place in random.integers(len(data), size=random.integers(1, 30)):
+                data[place] = random.integers(256)
+        case 1:
+            del data[random.integers(1, len(data)) :]
+        case 2:
+            start = random.integers(len(data))
+            data[start : start + random.integers(1, 400)] = b""
+        case 3:
+            head = random.integers(min(len(data), 400))
+            data[head : head + 8] = random.bytes(8)
+        case _:
+            start = random.integers(len(data))
+            data[start:start] = data[: random.integers(1, 2000)]
+    return bytes(data)
+
+
+@pytest.mark.slow
+def test_a_thousand_broken_files_each_get_an_answer_and_the_rest_is_done(classifier, heads, tmp_path):
+    """No exception, nothing over five seconds, and a good slice behind each ten is still answered alike."""
+    random = np.random.default_rng(7)
+    grey = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L"))
+    seeds = [
+        *((f"a.{kind.lower()}", encoded(grey, kind)) for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")),
+        *(("a.dcm", dicom(grey.astype(np.uint16))), ("a.nii", volume(np.eye(4)))),
+    ]
+    (good,) = classifier.predict([heads[0]])
+    slowest = 0.0
+    for number in range(1000):
+        name, content = seeds[number % len(seeds)]
+        path = tmp_path / name
+        path.write_bytes(mutated(content, random))
+        started = time.perf_counter()
+        answers = list(classifier.predict([path]))
+        slowest = max(slowest, time.perf_counter() - started)
+        assert answers
+        assert {one.status for one in answers} <= STATUSES
+        if number % 100 == 0:
+            (again,) = classifier.predict([heads[0]])
+            assert again.probabilities == good.probabilities
+    assert slowest < 5
+
+
+def test_distances_by_hand():
+    """Centres at 0 and at 10 along the first axis, unit precision: (3, 4) is 5 from the first, over root 2."""
+    found = distances(np.array([[3.0, 4.0], [10.0, 0.0]]), np.array([[0.0, 0.0], [10.0, 0.0]]), np.eye(2))
+    assert found.tolist() == pytest.approx([5 / 2**0.5, 0])

@@ -1,0 +1,125 @@
+"""Packages: what is in them, that they are what they say, and that a changed one is refused."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from tumorscope.config import load_recipe
+from tumorscope.errors import DataNotFound, PackageMismatch, RunMismatch
+from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
+from tumorscope.labels import CLASSES
+from tumorscope.package.card import PARTS, SUMS, load_package
+from tumorscope.package.export import export_run, fit_temperature, load_network, thresholds
+
+
+def test_folder_and_single_file_hold_the_same_verified_parts(made):
+    folder, _, _ = made
+    whole, single = load_package(folder), load_package(folder.with_name("tiny.tumorscope"))
+    assert whole.card == single.card
+    assert whole.graph == single.graph
+    assert whole.card["labels"] == list(CLASSES)
+    assert whole.card["graph_difference"] <= 1e-4
+    assert {row["protocol"] for row in whole.card["scores"]} == {"patient-cv", "official"}
+    assert "not a medical device" in whole.model_card
+    assert "patient-cv | new patients" in whole.model_card
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_one_changed_byte_in_any_part_is_refused(made, tmp_path, name):
+    folder = shutil.copytree(made[0], tmp_path / "changed")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(PackageMismatch, match=rf"{name} is not as it was made"):
+        load_package(folder)
+
+
+def resealed(folder, card):
+    """The package with another card and sums that fit it: what hashes alone would let through."""
+    (folder / "card.json").write_text(json.dumps(card))
+    sums = "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in PARTS)
+    (folder / SUMS).write_text(sums)
+    return folder
+
+
+def test_other_labels_and_another_input_size_are_refused_even_with_fitting_sums(made, tmp_path):
+    card = json.loads((made[0] / "card.json").read_text())
+    folder = resealed(shutil.copytree(made[0], tmp_path / "labels"), {**card, "labels": card["labels"][::-1]})
+    with pytest.raises(PackageMismatch, match="labels"):
+        Classifier.load(folder)
+    other = {**card, "input": {**card["input"], "size": 64}}
+    folder = resealed(shutil.copytree(made[0], tmp_path / "size"), other)
+    with pytest.raises(PackageMismatch, match="the card says 64x64 and 4 classes, the graph 32x32"):
+        Classifier.load(folder)
+
+
+def test_what_is_missing_or_no_package_is_said(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "short")
+    (folder / "gate.npz").unlink()
+    with pytest.raises(PackageMismatch, match=r"gate\.npz missing"):
+        load_package(folder)
+    with pytest.raises(DataNotFound, match="no model package there"):
+        load_package(tmp_path / "nowhere")
+    (tmp_path / "text.tumorscope").write_text("no package")
+    with pytest.raises(PackageMismatch, match="not a whole model package"):
+        load_package(tmp_path / "text.tumorscope")
+    with zipfile.ZipFile(tmp_path / "empty.tumorscope", "w"):
+        pass
+    with pytest.raises(PackageMismatch, match="missing"):
+        load_package(tmp_path / "empty.tumorscope")
+
+
+def test_runs_that_do_not_belong_together_are_refused(made, tmp_path):
+    _, catalogue, runs = made
+    with pytest.raises(RunMismatch, match="no patient-cv run"):
+        export_run(runs["all"], [runs["official"]], catalogue, tmp_path / "p")
+    with pytest.raises(RunMismatch, match="5 models; train one with --protocol all"):
+        export_run(runs["patient-cv"], [runs["patient-cv"]], catalogue, tmp_path / "p")
+    other = shutil.copytree(runs["patient-cv"], tmp_path / "other")
+    facts = json.loads((other / "environment.json").read_text())
+    facts["recipe"]["training"]["epochs"] = 3
+    (other / "environment.json").write_text(json.dumps(facts))
+    with pytest.raises(RunMismatch, match="another recipe"):
+        export_run(runs["all"], [other], catalogue, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_the_package_answers_as_the_network_does(made):
+    import torch
+
+    from tumorscope.data.cache import pixels
+    from tumorscope.training.loop import predict
+
+    folder, catalogue, runs = made
+    recipe = load_recipe(runs["all"] / "recipe.toml")
+    module = load_network(runs["all"] / "fold-0", recipe)
+    images = torch.from_numpy(np.array(pixels(catalogue, 32, crop="head")[:20])[:, None])
+    ours = calibrated(predict(module, images, True).log().numpy(), load_package(folder).card["temperature"])
+    source = catalogue.source()
+    found = list(Classifier.load(folder).predict([source.read(path) for path in catalogue.table["path"][:20]]))
+    answered = [k for k, one in enumerate(found) if one.probabilities]
+    assert len(answered) >= 15
+    theirs = np.array([list(found[k].probabilities.values()) for k in answered])
+    np.testing.assert_allclose(theirs, ours[answered], atol=2e-4)
+
+
+def test_conformal_thresholds_by_hand():
+    """Nine slices of a class with scores 0.1 to 0.9 at rate 0.2: the ceil(10 * 0.8) = 8th smallest."""
+    chances = np.zeros((9, 4))
+    chances[:, 0] = 1 - np.arange(1, 10) / 10
+    found = thresholds(chances, np.zeros(9, int), 0.2)
+    assert found["glioma"] == pytest.approx(0.8)
+    assert found["pituitary"] == 1.0  # nothing is known, so it is never ruled out
+    limits = dict(zip(CLASSES, (0.8, 0.5, 0.5, 0.5), strict=True))
+    assert prediction_set(np.array([0.25, 0.6, 0.1, 0.05]), limits, list(CLASSES)) == ("glioma", "meningioma")
+
+
+def test_the_temperature_of_answers_twice_too_sure_is_two():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(20_000, 4)) * 2
+    truth = np.array([random.choice(4, p=row) for row in calibrated(logits, 1.0)])
+    assert fit_temperature(2 * logits, truth) == pytest.approx(2, rel=0.05)
