@@ -93,19 +93,20 @@ def test_heat_lies_over_the_slice(classifier, heads):
         assert one.heat.dtype == np.uint8
 
 
-def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads, tmp_path):
+def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads, tmp_path, tmp_path_factory):
+    heat = tmp_path_factory.mktemp("heat")
     for number, content in enumerate(heads):
         (tmp_path / f"{number}.png").write_bytes(content)
     (tmp_path / "bad.png").write_text("no image")
     ask = ["predict", str(tmp_path), "--model", str(made[0])]
     runner = CliRunner()
-    as_json = runner.invoke(app, [*ask, "--format", "json", "--heatmaps", str(tmp_path / "heat")])
+    as_json = runner.invoke(app, [*ask, "--format", "json", "--heatmaps", str(heat)])
     assert as_json.exit_code == 1  # one file was bad
     found = json.loads(as_json.stdout)
     assert len(found) == 7
     assert [one["status"] for one in found if one["path"].endswith("bad.png")] == ["error"]
     answered = sum(bool(one["probabilities"]) for one in found)
-    assert len(list((tmp_path / "heat").glob("*.png"))) == len(list((tmp_path / "heat").glob("*.npy"))) == answered
+    assert len(list(heat.glob("*.png"))) == len(list(heat.glob("*.npy"))) == answered
     as_csv = runner.invoke(app, [*ask, "--format", "csv"])
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert len(rows) == 7

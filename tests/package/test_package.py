@@ -123,3 +123,22 @@ def test_the_temperature_of_answers_twice_too_sure_is_two():
     logits = random.normal(size=(20_000, 4)) * 2
     truth = np.array([random.choice(4, p=row) for row in calibrated(logits, 1.0)])
     assert fit_temperature(2 * logits, truth) == pytest.approx(2, rel=0.05)
+
+
+def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from tumorscope.cli.main import app
+
+    folder, catalogue, _ = made
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    ask = ["evaluate", "--package", str(folder), "--data", str(catalogue.origin), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, ask)
+    assert answer.exit_code == 0, answer.output
+    result = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert sum(result["status"].values()) == len(catalogue.table)
+    findings = (tmp_path / "out" / "findings.csv").read_text().splitlines()
+    assert len(findings) == len(catalogue.table) + 1
+    answered = result["status"].get("accepted", 0) + result["status"].get("warned", 0)
+    assert result["scores"]["n"] == answered
+    assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2

@@ -6,18 +6,56 @@ from typing import Annotated, Any
 
 import typer
 
+from tumorscope.cli.common import ClassesOption, DataOption, counting, open_catalogue
+
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    package: Annotated[
+        str, typer.Option(help="Score a model package on --data instead; shipped for the one inside.")
+    ] = "",
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for a package's findings and scores.")] = Path("reports/package"),
+    classes: ClassesOption = None,
 ) -> None:
-    """Score runs from their predictions alone, validation and test apart, and write scores.json into each."""
+    """Score runs from their predictions alone, validation and test apart, and write scores.json into each.
+
+    With --package: score a model package on labelled slices, and write findings.csv and scores.json.
+    """
+    if bool(runs) == bool(package):
+        raise typer.BadParameter("give run folders, or --package with --data")
+    if package:
+        _package(None if package == "shipped" else Path(package), data, out, classes, as_json)
+        return
+    assert runs is not None
     if as_json:
         from tumorscope.evaluation.evaluate import evaluate_run
 
         typer.echo(json.dumps({str(run): evaluate_run(run) for run in runs}, indent=2, default=str))
     else:
         show(runs)
+
+
+def _package(package: Path | None, data: Path | None, out: Path, classes: list[str] | None, as_json: bool) -> None:
+    from tumorscope.evaluation.package_scores import score_package
+    from tumorscope.files import write_json, write_text
+
+    catalogue = open_catalogue(data, classes, ())
+    with counting("Answering") as progress:
+        found, result = score_package(package, catalogue, progress)
+    write_text(out / "findings.csv", found.to_csv(index=False))
+    write_json(out / "scores.json", result)
+    if as_json:
+        typer.echo((out / "scores.json").read_text())
+        return
+    typer.echo(", ".join(f"{count} {status}" for status, count in result["status"].items()))
+    if "scores" in result:
+        presence, scores = result["scores"]["presence"], result["scores"]
+        typer.echo(f"accuracy {scores['accuracy']:.4f}, balanced {scores['balanced_accuracy']:.4f}, n {scores['n']}")
+        three = " ".join(short(presence[name]) for name in ("auc", "sensitivity", "specificity"))
+        typer.echo(f"tumour or none: AUC, sensitivity, specificity {three}")
+    typer.echo((out / "scores.json").resolve())
 
 
 def show(runs: list[Path]) -> None:

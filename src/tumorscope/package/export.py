@@ -18,6 +18,7 @@ from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
+from tumorscope.evaluation.scores import calibration_error
 from tumorscope.inference.classifier import calibrated
 from tumorscope.inference.gate import distances, measures
 from tumorscope.labels import CLASSES, INDEX
@@ -263,8 +264,8 @@ def _calibration(held: pd.DataFrame) -> dict[str, Any]:
     return {
         "temperature": temperature,
         "calibration": {
-            "expected_calibration_error": _calibration_error(crossed, truth),
-            "uncalibrated": _calibration_error(calibrated(logits, 1.0), truth),
+            "expected_calibration_error": _error_of(crossed, truth),
+            "uncalibrated": _error_of(calibrated(logits, 1.0), truth),
             "temperatures_of_folds": errors,
         },
         "conformal": {
@@ -274,6 +275,10 @@ def _calibration(held: pd.DataFrame) -> dict[str, Any]:
             "mean_size": float(sizes.mean()),
         },
     }
+
+
+def _error_of(chances: np.ndarray, truth: np.ndarray) -> float:
+    return calibration_error(chances.max(axis=1), chances.argmax(axis=1) == truth)
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
@@ -295,14 +300,6 @@ def thresholds(chances: np.ndarray, truth: np.ndarray, error_rate: float = ERROR
         rank = int(np.ceil((len(scores) + 1) * (1 - error_rate)))
         found[name] = float(scores[rank - 1]) if rank <= len(scores) else 1.0
     return found
-
-
-def _calibration_error(chances: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error of the top answer (Guo et al. 2017)."""
-    top, right = chances.max(axis=1), chances.argmax(axis=1) == truth
-    place = np.minimum((top * bins).astype(int), bins - 1)
-    gaps = [abs(top[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
-    return float(sum(gaps))
 
 
 def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:

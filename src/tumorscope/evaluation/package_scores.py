@@ -1,0 +1,54 @@
+"""A package on labelled data: what a hospital does first with slices of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tumorscope.data.catalogue import Catalogue
+from tumorscope.evaluation.intervals import bootstrap
+from tumorscope.evaluation.scores import PROBABILITIES, score
+from tumorscope.inference.classifier import Classifier
+
+
+def score_package(
+    package: Path | None, catalogue: Catalogue, progress: Callable[[int, int], None] = lambda *_: None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Findings of every slice of the catalogue, a row each with path, label, status and probabilities; and their scores.
+
+    What the gate refuses has no probabilities; it is counted, by class, and left out of the scores, which say so. Presence at
+    the answer given: a tumour is found where the answer is a tumour.
+    """
+    classifier, source, table = Classifier.load(package), catalogue.source(), catalogue.table
+    rows = []
+    contents = (source.read(path) for path in table["path"])
+    for number, one in enumerate(classifier.predict(contents)):
+        chances = one.probabilities or dict.fromkeys(classifier.package.card["labels"], np.nan)
+        rows.append(
+            {
+                **{"status": one.status, "answer": one.label, "reasons": "; ".join(one.reasons)},
+                **{"set": " ".join(one.prediction_set)},
+                **{f"p_{name}": value for name, value in chances.items()},
+            }
+        )
+        progress(number + 1, len(table))
+    facts = table[["path", "label", "source", "plane", "patient", "picture"]].reset_index(drop=True)
+    found = pd.concat([facts, pd.DataFrame(rows)], axis=1)
+    answered = found[found[PROBABILITIES[0]].notna()]
+    refused = found["status"].isin(["refused", "error"])
+    result: dict[str, Any] = {
+        "package": classifier.package.card["name"],
+        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(found)},
+        "status": found["status"].value_counts().to_dict(),
+        "refused by class": refused.groupby(found["label"]).mean().to_dict(),
+    }
+    if len(answered):
+        covered = [label in one.split() for label, one in zip(answered["label"], answered["set"], strict=True)]
+        result |= {
+            "scores": score(answered),
+            "intervals": bootstrap(answered),
+            "set coverage by class": pd.Series(covered).groupby(answered["label"].to_numpy()).mean().to_dict(),
+        }
+    return found, result
