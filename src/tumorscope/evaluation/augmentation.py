@@ -8,11 +8,15 @@ import torch
 from tumorscope.config import Augment, Recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
+from tumorscope.data.masks import INSIDE
+from tumorscope.errors import DataNotFound
 from tumorscope.evaluation import figures
 from tumorscope.evaluation.pages import Illustration, illustrate, template
 from tumorscope.files import write_text
-from tumorscope.labels import CLASSES
+from tumorscope.labels import CLASSES, INDEX
+from tumorscope.training.runs import masks_of
 from tumorscope.transforms.augment import apply, draw
+from tumorscope.transforms.counterfactual import apply_counterfactual, draw_counterfactual
 
 #: Slices shown, two a class, and draws of all changes together.
 SLICES, DRAWS = 8, 3
@@ -33,7 +37,9 @@ SHOWN_AT = {
 
 def augmentation_page(recipe: Recipe, catalogue: Catalogue, folder: Path, seed: int = 0) -> Path:
     """Write augmentation.html and its figures into `folder`; the page's path."""
-    images, captions = _slices(recipe, catalogue, seed)
+    rows = _rows(catalogue, seed)
+    images = np.array(pixels(catalogue, recipe.input.size, crop=recipe.input.crop)[rows])
+    captions = catalogue.table["label"].iloc[rows].tolist()
     generator = torch.Generator().manual_seed(seed)
     shown = [_shown(folder, "slices", images, captions, "The slices before any change.")]
     for name, default in SHOWN_AT.items():
@@ -41,6 +47,7 @@ def augmentation_page(recipe: Recipe, catalogue: Catalogue, folder: Path, seed: 
         alone = Augment(**{name: strength or default})
         state = f"{name} = {strength:g}" if strength else f"{name}: off in this recipe, shown at {default:g}"
         shown.append(_shown(folder, name, _changed(images, alone, generator), captions, state))
+    shown += _counterfactuals(recipe, catalogue, rows, images, folder, seed)
     if any(recipe.augment.model_dump().values()):
         for number in range(1, DRAWS + 1):
             changed = _changed(images, recipe.augment, generator)
@@ -54,18 +61,43 @@ def augmentation_page(recipe: Recipe, catalogue: Catalogue, folder: Path, seed: 
     return folder / "augmentation.html"
 
 
-def _slices(recipe: Recipe, catalogue: Catalogue, seed: int) -> tuple[np.ndarray, list[str]]:
-    """Training slices of every class in turn: uint8 (n, s, s) and their class names."""
+def _counterfactuals(
+    recipe: Recipe, catalogue: Catalogue, rows: list[int], images: np.ndarray, folder: Path, seed: int
+) -> list[Illustration]:
+    """Tumours pasted and removed and tumour-free patches laid in, where tumour masks are known."""
+    try:
+        masks = np.load(masks_of(recipe, catalogue), mmap_mode="r")[rows]
+    except DataNotFound:
+        return []
+    inside = torch.from_numpy((masks == INSIDE)[:, None]).float()
+    labels = torch.tensor([INDEX[name] for name in catalogue.table["label"].iloc[rows]])
+    shown = []
+    for name, text in (
+        ("paste", "tumours pasted into tumour-free slices"),
+        ("remove", "tumours removed"),
+        ("seam", "tumour-free tissue laid in with the same seam, the label kept"),
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = draw_counterfactual(Augment(**{name: 1.0}), labels, inside.sum(dim=(1, 2, 3)) > 0, generator)
+        changed, _, named = apply_counterfactual(torch.from_numpy(images[:, None]).float(), inside, labels, drawn)
+        grey = changed[:, 0].round().clamp(0, 255).byte().numpy()
+        captions = [CLASSES[index] for index in named.tolist()]
+        rate = getattr(recipe.augment, name)
+        state = f"{name} = {rate:g}" if rate else f"{name}: off in this recipe"
+        shown.append(_shown(folder, name, grey, captions, f"{state}; {text}, under their new labels"))
+    return shown
+
+
+def _rows(catalogue: Catalogue, seed: int) -> list[int]:
+    """Rows of training slices, two of every class."""
     random = np.random.default_rng(seed)
     table = catalogue.table
     training = table["split"].ne("test").to_numpy()
-    rows = [
-        row
+    return [
+        int(row)
         for name in CLASSES
         for row in random.permutation(np.flatnonzero(training & (table["label"] == name).to_numpy()))[: SLICES // 4]
     ]
-    images = pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
-    return np.array(images[rows]), table["label"].iloc[rows].tolist()
 
 
 def _changed(images: np.ndarray, augment: Augment, generator: torch.Generator) -> np.ndarray:

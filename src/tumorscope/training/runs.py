@@ -67,7 +67,7 @@ def train_runs(
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
     labels = _labels(catalogue)
-    inside = _masks(recipe, catalogue) if recipe.needs_masks else None
+    inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device, inside)
         for seed, made in splits.items()
@@ -182,8 +182,11 @@ def _work(jobs: list[Job], workers: int, report: Report) -> None:
     work(train_fold, jobs, workers, report)
 
 
-def _masks(recipe: Recipe, catalogue: Catalogue) -> Path:
-    """File of the tumour masks, from the data or from the figshare set beside them."""
+def masks_of(recipe: Recipe, catalogue: Catalogue) -> Path:
+    """File of the tumour masks at the recipe's input, from the data or from the figshare set that `regions.masks` names.
+
+    Raises `DataNotFound` where neither knows any.
+    """
     own = (catalogue.table["mask"] != "").any() and not catalogue.parts
     figshare = None if own else find_external(recipe.regions.masks, catalogue.origin)
     return masks(catalogue, recipe.input.size, recipe.input.crop, figshare)

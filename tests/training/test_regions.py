@@ -1,0 +1,163 @@
+"""Region models through the whole way: masks from the data or from their figshare twins, training, scores, resume."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tumorscope.api import train
+from tumorscope.config import load_recipe
+from tumorscope.data.cache import pixels
+from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.masks import INSIDE, UNKNOWN, masks
+from tumorscope.data.phantom import write_phantom
+from tumorscope.errors import DataNotFound, RecipeError
+from tumorscope.evaluation.augmentation import augmentation_page
+
+TINY = {
+    **{"model.filters": [4, 8, 12], "training.epochs": 2, "training.batch_size": 16, "input.size": 32},
+    **{"augment.paste": 0.5, "augment.remove": 0.5, "augment.seam": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantom")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUMORSCOPE_HOME", str(folder / "home"))
+        yield load_catalogue(write_phantom(folder / "phantom.zip", patients_per_class=6, slices_per_patient=3, size=96))
+
+
+def test_masks_of_the_data_are_those_of_the_files(phantom):
+    found = np.load(masks(phantom, 96))
+    source = phantom.source()
+    for row, name in enumerate(phantom.table["mask"]):
+        if phantom.table["label"][row] == "notumor":
+            assert not found[row].any()
+        else:
+            file = np.asarray(Image.open(io.BytesIO(source.read(name)))) > 127
+            np.testing.assert_array_equal(found[row] == INSIDE, file)
+
+
+def test_a_cropped_mask_lies_where_the_cropped_tumour_lies(phantom):
+    """A slice whose tumour is painted white keeps it under the mask, cropped and shrunk."""
+    from tumorscope.data.decode import crop_like, crop_to_head, shrink
+
+    source = phantom.source()
+    tumours = phantom.table[phantom.table["label"] != "notumor"]
+    for path, mask in zip(tumours["path"][:20], tumours["mask"][:20], strict=True):
+        grey, inside = (np.array(Image.open(io.BytesIO(source.read(name))).convert("L")) for name in (path, mask))
+        np.testing.assert_array_equal(crop_like(grey, grey), crop_to_head(grey))
+        larger = np.asarray(Image.fromarray(inside).resize((192, 192), Image.Resampling.NEAREST))
+        one, other = (shrink(crop_like(stack, grey), 48) > 127 for stack in (inside, larger))
+        if one.any():
+            assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.8
+
+
+@pytest.fixture(scope="module")
+def twins(phantom, tmp_path_factory):
+    """The phantom's tumours as a figshare set, and mirrored as a set without masks."""
+    folder = tmp_path_factory.mktemp("twins")
+    source, codes = phantom.source(), {"meningioma": 1, "glioma": 2, "pituitary": 3}
+    rows = []
+    with zipfile.ZipFile(folder / "figshare.zip", "w") as figshare, zipfile.ZipFile(folder / "plain.zip", "w") as plain:
+        for number, row in enumerate(phantom.table.itertuples(), start=1):
+            image = Image.open(io.BytesIO(source.read(row.path)))
+            buffer = io.BytesIO()
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(buffer, "PNG")
+            plain.writestr(f"Training/{row.label}/{number}.png", buffer.getvalue())
+            if row.label == "notumor":
+                continue
+            jpeg = io.BytesIO()
+            image.save(jpeg, "JPEG", quality=95)
+            figshare.writestr(f"images/{number}.jpg", jpeg.getvalue())
+            figshare.writestr(f"masks/{number}.png", source.read(row.mask))
+            rows.append({"id": number, "label": codes[row.label], "pid": row.patient, "fold": 1, "class": row.label})
+        figshare.writestr("metadata.csv", pd.DataFrame(rows).to_csv(index=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUMORSCOPE_HOME", str(folder / "home"))
+        yield load_catalogue(folder / "plain.zip"), folder / "figshare.zip"
+
+
+def test_slices_get_the_mask_of_their_figshare_twin_turned_as_they_lie(phantom, twins):
+    plain, figshare = twins
+    found, ours = np.load(masks(plain, 96, figshare=figshare)), np.load(masks(phantom, 96))
+    tumours = 0
+    for row, path in enumerate(plain.table["path"]):
+        twin = int(path.rsplit("/", 1)[1].removesuffix(".png")) - 1
+        if plain.table["label"][row] != "notumor":
+            assert not (found[row] == UNKNOWN).any()
+            np.testing.assert_array_equal(found[row], ours[twin][:, ::-1])
+            tumours += 1
+    assert tumours == 54
+
+
+def test_without_any_mask_a_region_model_is_refused_with_the_remedy(twins, tmp_path):
+    plain, figshare = twins
+    with pytest.raises(DataNotFound, match="neither a path nor"):
+        train(load_recipe("region_unet", TINY), plain, "picture-cv", [0], runs=tmp_path, workers=1)
+    with pytest.raises(DataNotFound, match="no tumour mask is known"):
+        masks(plain, 32)
+    smote = {"imbalance.method": "smote", "imbalance.targets.glioma": {"count": 50}}
+    chosen = load_recipe("region_unet", {**TINY, **smote, "regions.masks": str(figshare)})
+    with pytest.raises(RecipeError, match="which oversampling has none for"):
+        train(chosen, plain, "picture-cv", [0], runs=tmp_path / "other", workers=1)
+
+
+def test_training_scores_regions_and_goes_on_with_the_same_bits(phantom, tmp_path):
+    from tumorscope.training import loop
+
+    recipe = load_recipe("region_unet", TINY)
+    (run,) = train(recipe, phantom, "official", [0], runs=tmp_path / "whole", workers=1)
+    regions = pd.read_csv(run / "regions.csv")
+    tested = regions[regions["part"] == "test"]
+    assert len(tested) == int((phantom.table["split"] == "test").sum())
+    assert tested.loc[tested["label"] != "notumor", "dice"].between(0, 1).all()
+    assert tested.loc[tested["label"] == "notumor", "dice"].isna().all()
+
+    save = loop.save_checkpoint
+
+    def stop(path, state):
+        save(path, state)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, phantom, "official", [0], runs=tmp_path / "cut", workers=1)
+    (again,) = train(recipe, phantom, "official", [0], runs=tmp_path / "cut", workers=1, resume=True)
+    assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+def test_a_plain_network_learns_from_counterfactual_slices_too(phantom, tmp_path):
+    changes = {"augment.paste": 0.5, "augment.remove": 0.5, "training.epochs": 1}
+    recipe = load_recipe("baseline_cnn", changes)
+    plain, counterfactual = (
+        train(chosen, phantom, "official", [0], runs=tmp_path / str(k), workers=1)[0]
+        for k, chosen in enumerate((load_recipe("baseline_cnn", {"training.epochs": 1}), recipe))
+    )
+    history = [pd.read_csv(run / "fold-0" / "history.csv")["train_loss"][0] for run in (plain, counterfactual)]
+    assert history[0] != history[1]
+    assert not (counterfactual / "regions.csv").exists()
+
+
+def test_the_page_shows_every_change_and_counterfactual_slices_where_masks_are_known(phantom, twins, tmp_path):
+    recipe = load_recipe("compact_cnn")
+    page = augmentation_page(recipe, phantom, tmp_path / "with").read_text()
+    without = augmentation_page(recipe, twins[0], tmp_path / "without").read_text()
+    for name in ("mirror", "bias_field", "mixup", "cutout", "noise"):
+        assert f"{name}" in page
+        assert (tmp_path / "with" / "figures" / f"{name}.png").exists()
+    assert "tumours removed" in page
+    assert "tumours removed" not in without
+    assert "All of the recipe&#39;s changes, draw 3" in page
+
+
+def test_pixels_and_masks_of_one_recipe_have_one_shape(phantom):
+    recipe = load_recipe("region_unet", TINY)
+    assert np.load(masks(phantom, 32, "head")).shape == pixels(phantom, 32, crop=recipe.input.crop).shape
+    assert json.loads(recipe.model_dump_json())["regions"]["masks"] == "cheng-figshare.zip"
