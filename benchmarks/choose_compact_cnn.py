@@ -31,6 +31,8 @@ GREY = {
     "augment.bias_field": 0.2,
     "augment.noise": 0.03,
 }
+#: Where the search began, and what was changed in it.
+START = {"input.crop": "none", "model.filters": [32, 64, 128]}
 HEAD = {"input.crop": "head"}
 DESIGNS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -74,7 +76,7 @@ def score_fold(data: str, name: str, index: int) -> dict[str, float]:
     from tumorscope.training.loop import fit, predict, reproducible
 
     os.nice(1)
-    recipe = ts.load_recipe("compact_cnn", {**DESIGNS[name], "training.threads": 1})
+    recipe = ts.load_recipe("compact_cnn", {**START, **DESIGNS[name]})
     catalogue = with_pictures(ts.load_catalogue(data, sizes=(30,)), lambda *_: None)
     images = np.asarray(ts.pixels(catalogue, recipe.input.size, crop=recipe.input.crop))
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
