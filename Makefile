@@ -1,17 +1,24 @@
 # make demo [DATA=path/to/archive.zip]   the main job, from nothing to a report
+# make ship DATA=path/to/archive.zip   train the model that comes with the package, and put it there
 # make test                              the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint check clean help
+.PHONY: demo ship test lint check clean help
 
 help:
 	@grep -E '^# make' Makefile | cut -c3-
 
 demo: $(STAMP)
 	@$(BIN)/tumorscope demo $(if $(DATA),--data "$(DATA)")
+
+ship: $(STAMP)
+	@$(BIN)/tumorscope train region_unet --data "$(DATA)" --protocol patient-cv --runs runs/ship --resume && \
+	  $(BIN)/tumorscope train region_unet --data "$(DATA)" --protocol all --runs runs/ship --resume && \
+	  $(BIN)/tumorscope export runs/ship/region_unet-all-s0 --scores runs/ship/region_unet-patient-cv-s0 --data "$(DATA)" \
+	    --out packages/region_unet && cp packages/region_unet/* src/tumorscope/package/shipped/
 
 test: $(STAMP)
 	@start=$$(date +%s); $(BIN)/python -m pytest -q -n 2 $(ARGS) && echo "make test took $$(( $$(date +%s) - start )) s"

@@ -81,11 +81,11 @@ def score_fold(data: str, name: str, index: int) -> dict[str, float]:
     images = np.asarray(ts.pixels(catalogue, recipe.input.size, crop=recipe.input.crop))
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
     fold = ts.folds("patient-cv", catalogue.table, SEED)[index]
-    fabric, started = Fabric(accelerator="cpu", devices=1), time.perf_counter()
+    fabric, started = Fabric(accelerator="cpu", devices=1), time.process_time()
     module, _ = fit(
         recipe, SEED, *((images[rows], labels[rows]) for rows in (fold.train, fold.validation)), fabric=fabric
     )
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     with reproducible(SEED, 1, fabric.device):
         chances = predict(module, torch.from_numpy(images[fold.validation][:, None]), recipe.training.mirror_average)
     truth, found = labels[fold.validation], chances.argmax(1).numpy()

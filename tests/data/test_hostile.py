@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tumorscope.cli.main import app
 from tumorscope.data.cache import path_of, pixels
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.decode import crop_to_head, decode
+from tumorscope.data.decode import _percentile, crop_to_head, decode
 from tumorscope.errors import DataNotFound, InputRejected
 
 
@@ -217,3 +217,12 @@ def test_the_crop_is_the_square_around_the_head_without_border_and_specks():
 def test_a_slice_without_a_head_is_cropped_to_itself(value):
     grey = np.full((40, 40), value, np.uint8)
     np.testing.assert_array_equal(crop_to_head(grey), grey)
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=400), share=st.sampled_from([0.0, 0.5, 0.95, 0.99, 1.0])
+)
+@settings(max_examples=100)
+def test_the_counted_percentile_is_numpys(values, share):
+    grey = np.array(values, np.uint8)
+    assert _percentile(grey, share) == pytest.approx(float(np.percentile(grey, 100 * share)))

