@@ -142,3 +142,22 @@ def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made,
     answered = result["status"].get("accepted", 0) + result["status"].get("warned", 0)
     assert result["scores"]["n"] == answered
     assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2
+
+
+def test_the_shipped_package_is_whole_and_sees_a_slice():
+    """Small enough for a wheel, and verified; what it says of slices is measured by benchmarks, not here."""
+    from importlib import resources
+
+    package = load_package()
+    assert package.card["name"] == "region_unet"
+    assert sum(item.stat().st_size for item in (resources.files("tumorscope") / "package" / "shipped").iterdir()) < 10e6
+    random = np.random.default_rng(0)
+    (one,) = Classifier.load().predict([random.integers(0, 256, (200, 200)).astype(np.uint8)])
+    assert one.status == "refused"
+
+
+@pytest.mark.parametrize("which", ["made", "shipped"])
+def test_a_graph_names_no_file_of_the_machine_that_made_it(made, which):
+    graph = load_package(made[0] if which == "made" else None).graph
+    assert b".py" not in graph
+    assert b"/src/" not in graph

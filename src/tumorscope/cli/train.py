@@ -78,6 +78,13 @@ def train(
             device=device,
             report=report,
         )
+    from tumorscope.protocols import ALL
+
+    if protocol == ALL:
+        typer.echo(
+            f"Trained on every picture, scored on none. Next: tumorscope export {folders[0]} --scores PATIENT_CV_RUN"
+        )
+        return
     from tumorscope.cli.evaluate import show
 
     show(folders)

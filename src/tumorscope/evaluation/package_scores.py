@@ -11,6 +11,7 @@ from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.scores import PROBABILITIES, score
 from tumorscope.inference.classifier import Classifier
+from tumorscope.training.runs import environment
 
 
 def score_package(
@@ -43,6 +44,7 @@ def score_package(
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(found)},
         "status": found["status"].value_counts().to_dict(),
         "refused by class": refused.groupby(found["label"]).mean().to_dict(),
+        **environment(),
     }
     if len(answered):
         covered = [label in one.split() for label, one in zip(answered["label"], answered["set"], strict=True)]

@@ -63,14 +63,17 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any]) -> Verdict:
     refused, warned = [], []
     for name, value in measures(head).items():
         bounds = limits["measures"][name]
-        text = f"{WORDS[name]} {value:.2f}; known slices have {bounds['refuse'][0]:.2f} to {bounds['refuse'][1]:.2f}"
         if not bounds["refuse"][0] <= value <= bounds["refuse"][1]:
-            refused.append(f"{text}. It does not look like a head in MR.")
+            refused.append(f"{_beyond(name, value, bounds['refuse'])}. It does not look like a head in MR.")
         elif not bounds["warn"][0] <= value <= bounds["warn"][1]:
-            warned.append(f"{text}: unusual")
+            warned.append(f"{_beyond(name, value, bounds['warn'])}: unusual")
     if len(head) < MIN_SIDE:
         refused.append(f"head of {len(head)} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
     return Verdict(tuple(refused), tuple(warned))
+
+
+def _beyond(name: str, value: float, bounds: list[float]) -> str:
+    return f"{WORDS[name]} {value:.2f}; known slices have {bounds[0]:.2f} to {bounds[1]:.2f}"
 
 
 #: What each measure is, in words.

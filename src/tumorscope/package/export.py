@@ -165,7 +165,19 @@ def to_onnx(module: SliceNetwork, recipe: Recipe) -> bytes:
         )
         assert program is not None
         program.save(str(Path(folder) / "model.onnx"), include_initializers=True, external_data=False)
-        return (Path(folder) / "model.onnx").read_bytes()
+        return _without_notes((Path(folder) / "model.onnx").read_bytes())
+
+
+def _without_notes(graph: bytes) -> bytes:
+    """The graph without the exporter's notes, which name files of the machine that it was made on."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    whole = model.graph
+    for part in (model, whole, *whole.node, *whole.input, *whole.output, *whole.value_info, *whole.initializer):
+        for note in ("metadata_props", "doc_string"):
+            part.ClearField(note)
+    return bytes(model.SerializeToString())
 
 
 def largest_difference(graph: bytes, module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> float:

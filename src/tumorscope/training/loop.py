@@ -145,6 +145,8 @@ def fit(
 
 def predict(module: nn.Module, images: Tensor, mirror_average: bool = False) -> Tensor:
     """Probabilities float32 (n, classes) of uint8 images (n, 1, s, s); the mean over slice and mirror if asked for."""
+    if not len(images):
+        return torch.empty(0, len(CLASSES))
     with torch.inference_mode():
         batches = [module(batch).softmax(1) for batch in images.split(SCORING_BATCH)]
         probabilities = torch.cat(batches)

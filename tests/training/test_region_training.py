@@ -161,3 +161,12 @@ def test_pixels_and_masks_of_one_recipe_have_one_shape(phantom):
     recipe = load_recipe("region_unet", TINY)
     assert np.load(masks(phantom, 32, "head")).shape == pixels(phantom, 32, crop=recipe.input.crop).shape
     assert json.loads(recipe.model_dump_json())["regions"]["masks"] == "cheng-figshare.zip"
+
+
+def test_a_region_model_trains_on_every_picture_and_scores_nothing(phantom, tmp_path):
+    (run,) = train(load_recipe("region_unet", TINY), phantom, "all", [0], runs=tmp_path, workers=1)
+    assert pd.read_csv(run / "predictions.csv").empty
+    assert pd.read_csv(run / "regions.csv").empty
+    counts = json.loads((run / "environment.json").read_text())["folds"][0]
+    assert counts == {"train": len(phantom.table), "validation": 0, "test": 0}
+    assert (run / "fold-0" / "weights.safetensors").exists()
