@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import tumorscope as ts
+from tumorscope.data.cache import input_pixels
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
 from tumorscope.training.runs import environment
@@ -78,7 +79,7 @@ def score_fold(data: str, name: str, index: int) -> dict[str, float]:
     os.nice(1)
     recipe = ts.load_recipe("compact_cnn", {**START, **DESIGNS[name]})
     catalogue = with_pictures(ts.load_catalogue(data, sizes=(30,)), lambda *_: None)
-    images = np.asarray(ts.pixels(catalogue, recipe.input.size, crop=recipe.input.crop))
+    images = np.asarray(input_pixels(catalogue, recipe.input))
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
     fold = ts.folds("patient-cv", catalogue.table, SEED)[index]
     fabric, started = Fabric(accelerator="cpu", devices=1), time.process_time()

@@ -73,7 +73,8 @@ def beside_torch(model: str | None, run: Path) -> dict[str, float]:
     import torch
 
     from tumorscope.config import load_recipe
-    from tumorscope.package.export import Exported, load_network
+    from tumorscope.package.export import Exported
+    from tumorscope.training.network import load_network
 
     recipe = load_recipe(run / "recipe.toml")
     network = Exported(load_network(run / "fold-0", recipe), recipe.training.mirror_average).eval()

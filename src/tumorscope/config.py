@@ -28,11 +28,83 @@ class Input(_Part):
     """What the network sees: grey slices of `size` x `size`, scaled to 0..1 or standardised with training statistics.
 
     crop : none stretches the whole slice; head cuts the square around the head first (`data.decode.crop_to_head`)
+    normalise : unit divides by 255; standard takes mean and deviation of the training part; backbone takes those that
+    timm states for the backbone
+    enlarged_from : pixels a side that slices are shrunk to first, then enlarged to `size` with `filter`; 0 is off
     """
 
     size: Annotated[int, Field(ge=8, le=1024)] = 30
     crop: Literal["none", "head"] = "none"
-    normalise: Literal["unit", "standard"] = "unit"
+    normalise: Literal["unit", "standard", "backbone"] = "unit"
+    enlarged_from: Annotated[int, Field(ge=0, le=1024)] = 0
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+
+    @model_validator(mode="after")
+    def _enlarges(self) -> Self:
+        if self.enlarged_from and not 8 <= self.enlarged_from < self.size:
+            raise ValueError(f"enlarged_from: {self.enlarged_from}; 0, or from 8 to below size ({self.size})")
+        return self
+
+
+Property = Literal["energy", "contrast", "homogeneity", "correlation", "ASM", "dissimilarity"]
+
+
+class Texture(_Part):
+    """Texture beside a frozen backbone's features: properties of grey-level co-occurrence (Haralick et al. 1973).
+
+    distances : pixels between the two of a pair; angles : degrees; levels : grey values that pixels are binned to
+    fusion : concatenate puts them, as they are, behind the backbone's features; branch standardises them with the training
+    part, gives them a dense layer of `width` with dropout, and joins it to the head's last layer
+    """
+
+    properties: Annotated[tuple[Property, ...], Field(strict=False, min_length=1)] = ("energy",)
+    distances: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(strict=False, min_length=1)] = (1,)
+    angles: Annotated[tuple[Annotated[float, Field(ge=0, lt=360)], ...], Field(strict=False, min_length=1)] = (
+        *(0.0, 45.0, 90.0, 135.0),
+    )
+    levels: Annotated[int, Field(ge=2, le=256)] = 256
+    fusion: Literal["concatenate", "branch"] = "branch"
+    width: Annotated[int, Field(ge=1, le=1024)] = 16
+
+
+class Backbone(_Part):
+    """A network of timm's registry below one of our heads; goes with model.name = "backbone".
+
+    weights : imagenet (timm's, from the hub's cache or the network), file:PATH (safetensors), none (drawn at random with `seed`),
+    or pretrain, which learns them on each fold's own training slices as [pretrain] says
+    channels : 3 repeats the grey channel; 1 sums the first convolution's weights over its three
+    head : improved (flatten, dense, ReLU, dropout, dense), linear (mean over places, dense), pooled (the same with dropout), or
+    skin_lesion; see `models.heads`
+    unfrozen : stages trained, counted from the last; 0 is a frozen backbone, 99 all of it. A stage ends where timm's feature_info
+    says so, usually at each halving
+    gradual : epochs after which the next of these is unfrozen; 0 unfreezes them at once
+    rate_decay : the learning rate of each earlier stage is that of the next times this
+    """
+
+    name: str
+    weights: Annotated[str, Field(pattern=r"^(imagenet|none|pretrain|file:.+)$")] = "imagenet"
+    channels: Literal[1, 3] = 3
+    head: Literal["improved", "linear", "pooled", "skin_lesion"] = "improved"
+    unfrozen: Annotated[int, Field(ge=0, le=99)] = 0
+    gradual: Annotated[int, Field(ge=0, le=1000)] = 0
+    rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    texture: Texture | None = None
+
+
+class Pretrain(_Part):
+    """How a backbone learns weights before it is used: `tumorscope pretrain`, or weights = "pretrain" on a fold's training part.
+
+    labels : as a classifier of the set's own classes; the others need none (SimCLR, Chen et al. 2020, arXiv:2002.05709; Barlow
+    Twins, Zbontar et al. 2021, arXiv:2103.03230) : two augmented views of a slice must look alike, after a projection to
+    `projection` values
+    """
+
+    method: Literal["labels", "simclr", "barlow_twins"] = "simclr"
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    projection: Annotated[int, Field(ge=2, le=8192)] = 128
 
 
 class Model(_Part):
@@ -46,6 +118,7 @@ class Model(_Part):
     dense: Annotated[int, Field(ge=1, le=8192)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_norm: bool = False
+    backbone: Backbone | None = None
 
 
 class Target(_Part):
@@ -189,12 +262,16 @@ class Regions(_Part):
 
 
 class Training(_Part):
-    """Length and size of the run. `threads` is part of a recipe because sums differ in their last bits with it."""
+    """Length and size of the run. `threads` is part of a recipe because sums differ in their last bits with it.
+
+    precision : 32, or bf16 for mixed precision (weights and sums stay in 32 bits)
+    """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     mirror_average: bool = False
+    precision: Literal["32", "bf16"] = "32"
 
 
 class External(_Part):
@@ -225,6 +302,7 @@ class Recipe(_Part):
     early_stopping: EarlyStopping = EarlyStopping()
     training: Training = Training()
     regions: Regions = Regions()
+    pretrain: Pretrain = Pretrain()
     external: Annotated[tuple[External, ...], Field(strict=False)] = ()
 
     @field_validator("name")
@@ -233,6 +311,35 @@ class Recipe(_Part):
         if name.startswith("memoriser"):
             raise ValueError("names that begin with memoriser are kept for the memoriser's own folders")
         return name
+
+    @model_validator(mode="after")
+    def _fits_the_backbone(self) -> Self:
+        backbone = self.model.backbone
+        if (backbone is None) != (self.model.name != "backbone"):
+            raise ValueError('model.name = "backbone" and [model.backbone] go together')
+        if self.input.normalise == "backbone" and backbone is None:
+            raise ValueError("input.normalise = backbone needs a [model.backbone]")
+        if backbone is None:
+            return self
+        changes = {name for name, value in self.augment.model_dump().items() if value} - {"mirror"}
+        if self.frozen and (changes or self.imbalance.method != "none"):
+            what = f"augment.{sorted(changes)[0]}" if changes else "imbalance.method"
+            raise ValueError(
+                f"{what} changes pixels, and a frozen backbone's features are computed once; take it out, leave mirror or "
+                "loss.class_weights, or set model.backbone.unfrozen"
+            )
+        if self.frozen and self.input.normalise == "standard":
+            raise ValueError(
+                "a frozen backbone's features are computed once for all folds; normalise = backbone or unit"
+            )
+        if backbone.texture and not self.frozen:
+            raise ValueError("model.backbone.texture goes with a frozen backbone; set unfrozen = 0")
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only a head is trained, on a backbone's stored features."""
+        return self.model.backbone is not None and self.model.backbone.unfrozen == 0
 
     @property
     def needs_masks(self) -> bool:

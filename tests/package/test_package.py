@@ -13,7 +13,8 @@ from tumorscope.errors import DataNotFound, PackageMismatch, RunMismatch
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
 from tumorscope.package.card import PARTS, SUMS, load_package
-from tumorscope.package.export import export_run, fit_temperature, load_network, thresholds
+from tumorscope.package.export import export_run, fit_temperature, thresholds
+from tumorscope.training.network import load_network
 
 
 def test_folder_and_single_file_hold_the_same_verified_parts(made):

@@ -24,7 +24,7 @@ from tests.training.tiny_set import everything, tiny_catalogue
 from tumorscope.training.runs import train_runs
 
 def wait(event):
-    if event.row:
+    if not event.finished:
         print(event.row["epoch"], flush=True)
         time.sleep(0.5)  # the checkpoint of this epoch is written; here the process is killed
 

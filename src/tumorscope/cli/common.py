@@ -28,6 +28,10 @@ ClassesOption = Annotated[
 ]
 
 
+#: What progress shows of an epoch.
+SHOWN = {"train_loss": "train loss", "val_loss": "val loss", "val_accuracy": "val accuracy"}
+
+
 def class_mapping(pairs: list[str] | None) -> dict[str, str] | None:
     """`["no=notumor"]` to a mapping; None where nothing is given."""
     if not pairs:
@@ -117,22 +121,19 @@ def counting_stages() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[["Event"], None]]:
-    """A bar a fold with epoch, losses, validation accuracy and time left; a line for each fold that is done."""
-    with _bars("{task.completed:.0f}/{task.total:.0f} epochs {task.fields[scores]}") as bars:
-        tasks: dict[tuple[str, int], TaskID] = {}
+    """A bar for each piece of work with how much is done, losses, validation accuracy and time left; a line when it is done."""
+    with _bars("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]} {task.fields[scores]}") as bars:
+        tasks: dict[str, TaskID] = {}
 
         def update(event: "Event") -> None:
-            key = (event.run, event.fold)
-            name = f"{event.run} fold {event.fold}"
-            if key not in tasks:
-                tasks[key] = bars.add_task(name, total=event.epochs, scores="")
-            if event.row:
-                scores = "train loss {train_loss:.4f}, val loss {val_loss:.4f}, val accuracy {val_accuracy:.4f}"
-                bars.update(tasks[key], completed=event.row["epoch"], scores=scores.format(**event.row))
-            else:
-                task = next(task for task in bars.tasks if task.id == tasks[key])
-                bars.print(f"{name}: {task.completed:.0f} epochs, {task.fields['scores']}", highlight=False)
-                bars.remove_task(tasks.pop(key))
+            if event.work not in tasks:
+                tasks[event.work] = bars.add_task(event.work, total=event.total, unit=event.unit, scores="")
+            scores = ", ".join(f"{said} {event.row[name]:.4f}" for name, said in SHOWN.items() if name in event.row)
+            bars.update(tasks[event.work], completed=event.done, scores=scores)
+            if event.finished:
+                ended = ", ".join(part for part in (f"{event.work}: {event.done:,} {event.unit}", scores) if part)
+                bars.print(ended, highlight=False)
+                bars.remove_task(tasks.pop(event.work))
 
         yield update
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorscope.config import Input
 from tumorscope.data.catalogue import Catalogue, Progress, read_all
-from tumorscope.data.decode import check_side
+from tumorscope.data.decode import check_side, enlarge
 from tumorscope.data.layout import Planned
 from tumorscope.errors import InputRejected
 from tumorscope.files import replacing
@@ -26,6 +27,26 @@ def pixels(catalogue: Catalogue, size: int, progress: Progress | None = None, cr
     if stored is None:
         write_pixels(catalogue, size, _decode(catalogue, size, progress, crop), crop)
         stored = np.load(file, mmap_mode="r")
+    return stored
+
+
+def input_file(catalogue: Catalogue, view: Input) -> Path:
+    """File of every slice as a recipe's `input` has it before normalising, uint8 (n, size, size); made where it is not there."""
+    if not view.enlarged_from:
+        pixels(catalogue, view.size, crop=view.crop)
+        return path_of(catalogue, view.size, view.crop)
+    cut = "" if view.crop == "none" else f"-{view.crop}"
+    file = catalogue.folder / f"pixels-{view.size}-{view.filter}-of-{view.enlarged_from}{cut}-{catalogue.digest}.npy"
+    if _stored(file, (len(catalogue.table), view.size, view.size)) is None:
+        small = pixels(catalogue, view.enlarged_from, crop=view.crop)
+        with replacing(file) as temporary:
+            np.save(temporary, np.stack([enlarge(image, view.size, view.filter) for image in small]))
+    return file
+
+
+def input_pixels(catalogue: Catalogue, view: Input) -> np.ndarray:
+    """What `input_file` holds, memory-mapped and read-only."""
+    stored: np.ndarray = np.load(input_file(catalogue, view), mmap_mode="r")
     return stored
 
 

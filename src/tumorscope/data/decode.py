@@ -90,6 +90,18 @@ def shrink(grey: np.ndarray, size: int) -> np.ndarray:
     )
 
 
+def enlarge(grey: np.ndarray, size: int, filter: str) -> np.ndarray:
+    """Resize uint8 (s, s) to (size, size) with Pillow's filter of that name: nearest, bilinear, bicubic or lanczos."""
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling[filter.upper()]))
+
+
+def as_input(grey: np.ndarray, size: int, enlarged_from: int = 0, filter: str = "bicubic") -> np.ndarray:
+    """A slice uint8 (height, width) as a recipe's `input` has it after cropping: (size, size)."""
+    if not enlarged_from:
+        return shrink(grey, size)
+    return enlarge(shrink(grey, enlarged_from), size, filter)
+
+
 def crop_to_head(grey: np.ndarray) -> np.ndarray:
     """The square around the head, uint8 (s, s): border off, proportions kept, black where the square leaves the slice.
 

@@ -79,9 +79,15 @@ def _download(handle: str, url: str, target: Path) -> Path:
 
 
 def _need_network(url: str) -> None:
-    """Raise `DataNotFound` unless the way to Kaggle, a proxy where one is set, answers in `PATIENCE` seconds."""
+    """Raise `DataNotFound` unless the way to Kaggle answers in `PATIENCE` seconds."""
+    if reason := silence(*KAGGLE):
+        raise DataNotFound(f"{reason} To use the real set, {_by_hand(url)}")
+
+
+def silence(host: str, port: int) -> str:
+    """Why `host`, or the proxy on the way to it where one is set, takes no connection in `PATIENCE` seconds; "" if it does."""
     proxy = urlsplit(getproxies().get("https", ""))
-    place = (proxy.hostname, proxy.port or 80) if proxy.hostname else KAGGLE
+    place = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
     outcome = []
 
     def knock() -> None:
@@ -95,8 +101,7 @@ def _need_network(url: str) -> None:
     thread.start()
     thread.join(PATIENCE)
     reason = outcome[0] if outcome else f"waited {PATIENCE:.0f} s"
-    if reason:
-        raise DataNotFound(f"No answer from {place[0]} ({reason}). To use the real set, {_by_hand(url)}")
+    return f"No answer from {place[0]} ({reason})." if reason else ""
 
 
 def _by_hand(url: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.config import Recipe, load_recipe
-from tumorscope.data.cache import pixels
+from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, pooled_intervals
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
@@ -116,7 +116,7 @@ def _synthetic(recipe: Recipe, run: Path, catalogue: Catalogue) -> Samples | Non
     if not recipe.imbalance.method.endswith("smote") or facts["data"]["digest"] != catalogue.digest:
         return None
     train = folds(facts["protocol"], catalogue.table, facts["seed"])[0].train
-    images = np.asarray(pixels(catalogue, recipe.input.size, crop=recipe.input.crop))[train]
+    images = np.asarray(input_pixels(catalogue, recipe.input))[train]
     labels = catalogue.table["label"].iloc[train].map(INDEX).to_numpy(np.int64)
     made, made_labels = (part[len(train) :] for part in oversample(images, labels, recipe.imbalance, facts["seed"]))
     if not len(made):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tumorscope.config import Augment, Recipe
-from tumorscope.data.cache import pixels
+from tumorscope.data.cache import input_pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import INSIDE
 from tumorscope.errors import DataNotFound
@@ -38,7 +38,7 @@ SHOWN_AT = {
 def augmentation_page(recipe: Recipe, catalogue: Catalogue, folder: Path, seed: int = 0) -> Path:
     """Write augmentation.html and its figures into `folder`; the page's path."""
     rows = _rows(catalogue, seed)
-    images = np.array(pixels(catalogue, recipe.input.size, crop=recipe.input.crop)[rows])
+    images = np.array(input_pixels(catalogue, recipe.input)[rows])
     captions = catalogue.table["label"].iloc[rows].tolist()
     generator = torch.Generator().manual_seed(seed)
     shown = [_shown(folder, "slices", images, captions, "The slices before any change.")]

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from tumorscope.data.decode import crop_to_head, head_square, shrink
+from tumorscope.data.decode import as_input, crop_to_head, head_square
 from tumorscope.errors import InputRejected
 from tumorscope.inference import gate
 from tumorscope.inference.reading import Slice, read_file, read_slices
 from tumorscope.package.card import Package, load_package
 
 BATCH = 32
+#: What a card says of how slices are resized; a card without enlarging leaves the last two out.
+RESIZING = ("size", "enlarged_from", "filter")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,11 @@ class Classifier:
         if verdict.refused:
             return Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane)
         seen = head if contract["crop"] == "head" else one.grey
-        return Prepared(one, shrink(seen, contract["size"]).astype(np.float32)[None], verdict.warned)
+        return Prepared(
+            one,
+            as_input(seen, **{name: contract[name] for name in RESIZING if name in contract}).astype(np.float32)[None],
+            verdict.warned,
+        )
 
     def _answer(self, waiting: "list[Prepared | Finding]", heat: bool) -> Iterator[Finding]:
         prepared = [one for one in waiting if isinstance(one, Prepared)]

@@ -42,6 +42,13 @@ def build(model: Model, size: int, classes: int = len(CLASSES)) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def without_pretraining(model: Model) -> Model:
+    """The model with weights drawn at random where they are to be learnt first: its shape, before a fold is known."""
+    if model.backbone is None or model.backbone.weights != "pretrain":
+        return model
+    return model.model_copy(update={"backbone": model.backbone.model_copy(update={"weights": "none"})})
+
+
 @dataclass(frozen=True)
 class Layer:
     """A row of the layer table: output shape without the batch axis (channels, rows, columns)."""
@@ -90,4 +97,4 @@ def _describe(module: nn.Module) -> str:
 
 def _load() -> None:
     """Import the modules that register networks."""
-    from tumorscope.models import regions, residual, small  # noqa: F401
+    from tumorscope.models import backbones, regions, residual, small  # noqa: F401

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tumorscope import __version__
 from tumorscope.config import Recipe, load_recipe
-from tumorscope.data.cache import pixels
+from tumorscope.data.cache import input_pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
@@ -25,9 +25,8 @@ from tumorscope.labels import CLASSES, INDEX
 from tumorscope.package.card import FORMAT, write_package
 from tumorscope.package.model_card import model_card
 from tumorscope.protocols import ALL
-from tumorscope.training.checkpoint import load_weights
 from tumorscope.training.fold import PROBABILITIES
-from tumorscope.training.loop import SliceNetwork
+from tumorscope.training.network import SliceNetwork, load_network
 from tumorscope.training.runs import environment, read_predictions
 
 #: Error rate of prediction sets, and shares of genuine slices that the gate may refuse and warn of, over all its limits.
@@ -75,7 +74,7 @@ def export_run(
     recipe, facts = load_recipe(run / "recipe.toml"), json.loads((run / "environment.json").read_text())
     cv = _check(run, recipe, facts, scored, catalogue)
     module = load_network(run / "fold-0", recipe)
-    images = pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
+    images = input_pixels(catalogue, recipe.input)
     labels = catalogue.table["label"].map(INDEX).to_numpy()
     say("Writing the graph and checking it on real slices")
     graph = to_onnx(module, recipe)
@@ -94,7 +93,10 @@ def export_run(
         "version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "labels": list(CLASSES),
-        "input": {"size": recipe.input.size, "crop": recipe.input.crop, "range": [0, 255], "colour": "grey"},
+        "input": {
+            **{name: getattr(recipe.input, name) for name in ("size", "crop", "enlarged_from", "filter")},
+            **{"range": [0, 255], "colour": "grey"},
+        },
         "map": CLASS_MAPS[recipe.model.name],
         "graph_difference": difference,
         **_calibration(predictions[predictions["part"] == "test"]),
@@ -136,13 +138,6 @@ def _check(
             f"Train it with tumorscope train {run / 'recipe.toml'} --protocol patient-cv"
         )
     return cv
-
-
-def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
-    """The trained network of a fold, ready to answer."""
-    module = SliceNetwork(recipe)
-    module.load_state_dict(load_weights(fold / "weights.safetensors"))
-    return module.eval()
 
 
 def to_onnx(module: SliceNetwork, recipe: Recipe) -> bytes:

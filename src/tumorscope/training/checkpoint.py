@@ -51,7 +51,7 @@ def save_checkpoint(path: Path, state: State) -> None:
 
 def load_checkpoint(path: Path, state: State) -> None:
     """Bring `state` and the global random states to what `path` holds. Raises `InputRejected` for a damaged file."""
-    tensors, header = _read(path)
+    tensors, header = read_weights(path)
     state.network.load_state_dict(_below(tensors, "network."))
     state.best = _below(tensors, "best.")
     slots = _slots(_below(tensors, "optimiser."), state.optimiser)
@@ -72,18 +72,14 @@ def save_weights(path: Path, tensors: Weights, header: dict[str, str]) -> None:
         )
 
 
-def load_weights(path: Path) -> Weights:
-    """Tensors of a safetensors file, on the CPU. Raises `InputRejected` for a damaged one."""
-    return _read(path)[0]
-
-
-def _read(path: Path) -> tuple[Weights, dict[str, str]]:
+def read_weights(path: Path) -> tuple[Weights, dict[str, str]]:
+    """Tensors of a safetensors file, on the CPU, and its header. Raises `InputRejected` for a damaged one."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except SafetensorError as error:
         raise InputRejected(
-            str(path), f"damaged ({error})", "must be whole safetensors", "Delete it to train from the start."
+            str(path), f"damaged ({error})", "must be whole safetensors", "Delete it, or put a whole one there."
         ) from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.config import External, Recipe
-from tumorscope.data.cache import pixels
+from tumorscope.data.cache import input_pixels
 from tumorscope.data.catalogue import Catalogue, extend, load_catalogue
 from tumorscope.data.decode import shrink
 from tumorscope.errors import DataNotFound
@@ -91,7 +91,7 @@ def _degraded(recipe: Recipe, catalogue: Catalogue, further: Sequence[Further]) 
     file = catalogue.folder / f"external-{key}.npy"
     if file.exists():
         return file
-    images = np.array(pixels(catalogue, size, crop=recipe.input.crop))
+    images = np.array(input_pixels(catalogue, recipe.input))
     for one in further:
         if one.entry.size:
             images[one.rows] = [shrink(shrink(image, one.entry.size), size) for image in images[one.rows]]

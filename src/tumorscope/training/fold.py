@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,24 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
 
+    from tumorscope.training.features import Features
+
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Progress of one fold: its run's name, fold, and the epoch's history row; an empty row when the fold is done."""
+    """Progress of long work: what it is, how much is done of how much in which unit, and of an epoch its history row.
 
-    run: str
-    fold: int
-    epochs: int
-    row: dict[str, float]
+    finished : that nothing more comes, which training may say before `total` is done
+    """
+
+    work: str
+    done: int
+    total: int
+    unit: str = "epochs"
+    row: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
 
 
 Report = Callable[[Event], None]
@@ -46,6 +54,7 @@ class Job:
     labels: np.ndarray
     device: str
     masks: Path | None = None
+    features: "Features | None" = None
 
     @property
     def folder(self) -> Path:
@@ -61,15 +70,16 @@ def train_fold(job: Job, report: Report) -> None:
     """Train one fold and write its weights, history and predictions; the checkpoint goes when they are there."""
     from tumorscope.training.loop import fit
 
-    fabric = open_fabric(job.device)
-    images = np.load(job.pixels, mmap_mode="r")
-    train, validation = ((images[rows], job.labels[rows]) for rows in (job.fold.train, job.fold.validation))
+    fabric = open_fabric(job.device, job.recipe.training.precision)
     checkpoint = job.folder / "checkpoint.safetensors"
     job.folder.mkdir(parents=True, exist_ok=True)
+    job = _with_fold_features(job, fabric, report)
+    train, validation = ((_inputs(job, rows), job.labels[rows]) for rows in (job.fold.train, job.fold.validation))
 
-    def note(row: dict[str, float]) -> None:
+    def note(row: dict[str, float], finished: bool = False) -> None:
         if fabric.is_global_zero:
-            report(Event(job.run.name, job.fold.index, job.recipe.training.epochs, row))
+            work, epochs = f"{job.run.name} fold {job.fold.index}", job.recipe.training.epochs
+            report(Event(work, int(row["epoch"]), epochs, row=row, finished=finished))
 
     masks = None if job.masks is None else np.load(job.masks, mmap_mode="r")
     module, history = fit(
@@ -78,22 +88,52 @@ def train_fold(job: Job, report: Report) -> None:
         train,
         validation,
         masks=None if masks is None else masks[job.fold.train],
+        features=job.features.shape if job.features else None,
         fabric=fabric,
         checkpoint=checkpoint,
         report=note,
     )
     if fabric.is_global_zero:
         if masks is not None and job.recipe.model.name == "region_unet":
-            _write_regions(job, module, images, masks, fabric)
-        _write_fold(job, module, history, images, fabric)
+            _write_regions(job, module, masks, fabric)
+        _write_fold(job, module, history, fabric)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()
-    note({})
+    note(history[-1], finished=True)
 
 
-def _write_fold(
-    job: Job, module: "nn.Module", history: list[dict[str, float]], images: np.ndarray, fabric: "Fabric"
-) -> None:
+def _inputs(job: Job, rows: np.ndarray) -> np.ndarray:
+    """What the fold's network is given of these rows: slices uint8 (n, s, s), or features float32 (n, views, d)."""
+    if job.features is not None:
+        return job.features.rows(rows)
+    slices: np.ndarray = np.load(job.pixels, mmap_mode="r")[rows]
+    return slices
+
+
+def _with_fold_features(job: Job, fabric: "Fabric", report: Report) -> Job:
+    """The job with weights learnt on its own training slices where the recipe asks for that, and with their features."""
+    backbone = job.recipe.model.backbone
+    if backbone is None or backbone.weights != "pretrain":
+        return job
+    from tumorscope.training.features import fold_recipe, stored_features
+    from tumorscope.training.pretrain import fold_weights
+
+    say = partial(progress_of, report)
+    file = fold_weights(job.recipe, job.pixels, job.labels, job.fold.train, job.seed, job.device, say)
+    recipe = fold_recipe(job.recipe, str(file))
+    if not recipe.frozen:
+        return replace(job, recipe=recipe)
+    work = f"Features of {backbone.name}, {job.run.name} fold {job.fold.index}"
+    features = stored_features(recipe, job.pixels, job.pixels.parent, job.device, say(work, "slices"))
+    return replace(job, recipe=recipe, features=features)
+
+
+def progress_of(report: Report, work: str, unit: str) -> Callable[[int, int], None]:
+    """A (done, total) callback that reports `work`."""
+    return lambda done, total: report(Event(work, done, total, unit, finished=done == total))
+
+
+def _write_fold(job: Job, module: "nn.Module", history: list[dict[str, float]], fabric: "Fabric") -> None:
     """Weights, history and, last of all, predictions, which say that the fold is finished."""
     from tumorscope.training.checkpoint import save_weights
     from tumorscope.training.loop import predict, reproducible
@@ -101,14 +141,16 @@ def _write_fold(
     frames = []
     with reproducible(job.seed, job.recipe.training.threads, fabric.device):
         for name, rows in (("validation", job.fold.validation), ("test", job.fold.test)):
-            chances = predict(module, _tensor(images[rows], fabric.device), job.recipe.training.mirror_average)
+            chances = predict(module, _tensor(_inputs(job, rows), fabric.device), job.recipe.training.mirror_average)
             frames.append(_predictions(job, name, rows, chances.numpy()))
-    save_weights(job.folder / "weights.safetensors", module.state_dict(), {"recipe": job.recipe.model_dump_json()})
+    weights = {"backbone": job.features.weights, "backbone_sha256": job.features.sha256} if job.features else {}
+    header = {"recipe": job.recipe.model_dump_json(), **weights}
+    save_weights(job.folder / "weights.safetensors", module.state_dict(), header)
     write_csv(job.folder / "history.csv", pd.DataFrame(history))
     write_csv(job.folder / "predictions.csv", pd.concat(frames, ignore_index=True))
 
 
-def _write_regions(job: Job, module: "nn.Module", images: np.ndarray, masks: np.ndarray, fabric: "Fabric") -> None:
+def _write_regions(job: Job, module: "nn.Module", masks: np.ndarray, fabric: "Fabric") -> None:
     """regions.csv: what the region map makes of every scored slice; see `evaluation.regions.region_scores`."""
     from tumorscope.evaluation.regions import region_scores
     from tumorscope.training.loop import reproducible
@@ -116,7 +158,7 @@ def _write_regions(job: Job, module: "nn.Module", images: np.ndarray, masks: np.
     frames = []
     with reproducible(job.seed, job.recipe.training.threads, fabric.device):
         for name, rows in (("validation", job.fold.validation), ("test", job.fold.test)):
-            scored = region_scores(module, images[rows], masks[rows], job.labels[rows], fabric.device)
+            scored = region_scores(module, _inputs(job, rows), masks[rows], job.labels[rows], fabric.device)
             frames.append(scored.assign(row=rows, part=name, fold=job.fold.index))
     write_csv(job.folder / "regions.csv", pd.concat(frames, ignore_index=True))
 
@@ -126,20 +168,22 @@ def under_torchrun() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
 
 
-def open_fabric(device: str) -> "Fabric":
-    """Fabric on one device, or under torchrun on this process's share of them all."""
+def open_fabric(device: str, precision: str = "32") -> "Fabric":
+    """Fabric on one device, or under torchrun on this process's share of them all; precision as in `config.Training`."""
     from lightning_fabric import Fabric
 
     local, world = (int(os.environ[name]) if under_torchrun() else 1 for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local)
+    kind: Any = "bf16-mixed" if precision == "bf16" else "32-true"
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, precision=kind)
     fabric.launch()
     return fabric
 
 
-def _tensor(images: np.ndarray, device: Any) -> Any:
+def _tensor(inputs: np.ndarray, device: Any) -> Any:
     import torch
 
-    return torch.from_numpy(np.array(images)[:, None]).to(device)
+    inputs = np.array(inputs)
+    return torch.from_numpy(inputs[:, None] if inputs.dtype == np.uint8 else inputs).to(device)
 
 
 def _predictions(job: Job, part: str, rows: np.ndarray, chances: np.ndarray) -> pd.DataFrame:

@@ -17,9 +17,10 @@ from tumorscope.config import Recipe
 from tumorscope.data.masks import INSIDE, UNKNOWN
 from tumorscope.errors import RecipeError, TumorscopeError
 from tumorscope.labels import CLASSES
-from tumorscope.models.registry import build
+from tumorscope.models.backbones import BackboneNetwork
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
 from tumorscope.training.losses import make_loss, region_loss
+from tumorscope.training.network import FeatureNetwork, Shape, SliceNetwork
 from tumorscope.training.schedules import rate
 from tumorscope.transforms.augment import apply, apply_to_masks, draw, mixed_loss
 from tumorscope.transforms.counterfactual import apply_counterfactual, draw_counterfactual
@@ -32,7 +33,10 @@ Epoch = dict[str, float]
 
 @dataclass(frozen=True)
 class Part:
-    """Slices on the device: images uint8 (n, 1, s, s), labels int64 (n,), masks uint8 (n, 1, s, s) where they are used."""
+    """Slices on the device: images uint8 (n, 1, s, s), labels int64 (n,), masks uint8 (n, 1, s, s) where they are used.
+
+    In the images' place a frozen backbone's features may lie, float32 (n, views, d).
+    """
 
     images: Tensor
     labels: Tensor
@@ -42,9 +46,10 @@ class Part:
     def of(
         cls, images: np.ndarray, labels: np.ndarray, device: torch.device, masks: np.ndarray | None = None
     ) -> "Part":
-        """From uint8 (n, s, s), int64 (n,) and uint8 (n, s, s) as `data.masks` has them."""
-        stacks = (None if stack is None else torch.from_numpy(np.array(stack)[:, None]) for stack in (images, masks))
-        placed = [None if stack is None else stack.to(device) for stack in stacks]
+        """From uint8 (n, s, s) or features (n, views, d), int64 (n,) and uint8 (n, s, s) as `data.masks` has them."""
+        stacks = (None if stack is None else torch.from_numpy(np.array(stack)) for stack in (images, masks))
+        planes = (stack if stack is None or stack.dtype != torch.uint8 else stack[:, None] for stack in stacks)
+        placed = [None if stack is None else stack.to(device) for stack in planes]
         assert placed[0] is not None
         return cls(placed[0], torch.from_numpy(np.array(labels)).to(device), placed[1])
 
@@ -61,43 +66,6 @@ class Part:
         return (self.masks != UNKNOWN).all(dim=(1, 2, 3)), (self.masks == INSIDE).float()
 
 
-class Scaler(nn.Module):
-    """uint8 grey to the network's float input; statistics come from the training part and travel with the weights."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, normalise: str, training: Tensor | None = None) -> None:
-        super().__init__()
-        mean, deviation = 0.0, 255.0
-        if normalise == "standard" and training is not None:
-            values = training.float()
-            mean, deviation = float(values.mean()), float(values.std())
-            if not deviation > 0:
-                raise TumorscopeError(
-                    f"input.normalise: every training pixel is {mean:g}, which has no spread to divide by. Check the slices."
-                )
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("deviation", torch.tensor(deviation))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Float32 of the same shape, channels last in memory."""
-        return ((images.float() - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
-
-
-class SliceNetwork(nn.Module):
-    """Scaler and network in one: what is trained, stored and run."""
-
-    def __init__(self, recipe: Recipe, training: Tensor | None = None, classes: int = len(CLASSES)) -> None:
-        super().__init__()
-        self.scale = Scaler(recipe.input.normalise, training)
-        self.network = build(recipe.model, recipe.input.size, classes)
-
-    def forward(self, images: Tensor, regions: bool = False) -> Any:
-        """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255; of a region model also its pixels' logits."""
-        return self.network(self.scale(images), regions=True) if regions else self.network(self.scale(images))
-
-
 def fit(
     recipe: Recipe,
     seed: int,
@@ -105,6 +73,7 @@ def fit(
     validation: tuple[np.ndarray, np.ndarray],
     *,
     masks: np.ndarray | None = None,
+    features: Shape | None = None,
     fabric: Fabric,
     checkpoint: Path | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
@@ -116,6 +85,8 @@ def fit(
     training, validation : images uint8 (n, s, s) and labels int64 (n,); validation may be empty where nothing waits for it,
     its scores are NaN then
     masks : of the training slices, uint8 (n, s, s) as `data.masks` has them, for recipes that need them
+    features : channels, rows and columns of a frozen backbone's feature map, where its stored features (and texture behind
+    them), float32 (n, views, d), are given in the place of images
     checkpoint : file written after every epoch; where it exists training goes on from it
     report : called with each epoch's row; after_epoch : with the epoch and the network, for analyses
     """
@@ -127,7 +98,15 @@ def fit(
             raise RecipeError(f"{recipe.name}: it waits for validation losses, and here is no validation part")
         train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device, masks)
         held_out = Part.of(*validation, fabric.device)
-        module = SliceNetwork(recipe, train.images, classes)
+        module: nn.Module = (
+            FeatureNetwork(recipe, features, train.images, classes)
+            if features
+            else SliceNetwork(recipe, train.images, classes)
+        )
+        if _backbone(module) and recipe.model.backbone and recipe.model.backbone.gradual and fabric.world_size > 1:
+            raise RecipeError(
+                f"{recipe.name}: model.backbone.gradual: unfreezing on the way goes with one process; set 0"
+            )
         state = State(module, _optimiser(recipe, module, fabric), torch.Generator().manual_seed(seed))
         wrapped, optimiser = fabric.setup(module, state.optimiser)
         if checkpoint and checkpoint.exists():
@@ -144,14 +123,15 @@ def fit(
 
 
 def predict(module: nn.Module, images: Tensor, mirror_average: bool = False) -> Tensor:
-    """Probabilities float32 (n, classes) of uint8 images (n, 1, s, s); the mean over slice and mirror if asked for."""
+    """Probabilities float32 (n, classes) of images (n, 1, s, s) or features; the mean over slice and mirror if asked for."""
     if not len(images):
         return torch.empty(0, len(CLASSES))
     with torch.inference_mode():
         batches = [module(batch).softmax(1) for batch in images.split(SCORING_BATCH)]
         probabilities = torch.cat(batches)
         if mirror_average:
-            mirrored = [module(batch.flip(3)).softmax(1) for batch in images.split(SCORING_BATCH)]
+            turned: Any = module.mirrored
+            mirrored = [module(turned(batch)).softmax(1) for batch in images.split(SCORING_BATCH)]
             probabilities = (probabilities + torch.cat(mirrored)) / 2
     return probabilities.cpu()
 
@@ -188,6 +168,8 @@ def _pass(
     recipe: Recipe, state: State, wrapped: nn.Module, optimiser: torch.optim.Optimizer, train: Part, fabric: Fabric
 ) -> tuple[float, float]:
     """Every training slice once, in random order; mean loss and accuracy as seen on the way."""
+    if backbone := _backbone(state.network):
+        backbone.unfreeze(state.epoch)
     state.network.train()
     loss_of = make_loss(recipe.loss, torch.bincount(train.labels))
     val_losses = [row["val_loss"] for row in state.history]
@@ -197,11 +179,13 @@ def _pass(
     for index, rows in enumerate(batches):
         step, steps = state.epoch * len(batches) + index, recipe.training.epochs * len(batches)
         for group in optimiser.param_groups:
-            group["lr"] = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps, len(batches), val_losses)
+            highest = rate(recipe.schedule, recipe.optimiser.learning_rate, step, steps, len(batches), val_losses)
+            group["lr"] = highest * group.get("factor", 1.0)
         batch = train.of_rows(rows)
         if recipe.augment.counterfactual:
             batch = _counterfactual(recipe, batch, state.generator)
-        drawn = draw(recipe.augment, len(rows), recipe.input.size, state.generator)
+        features = batch.images.is_floating_point()  # whose views are drawn by the head
+        drawn = None if features else draw(recipe.augment, len(rows), recipe.input.size, state.generator)
         images, labels = apply(batch.images.float(), drawn) if drawn else batch.images, batch.labels
         if recipe.model.name == "region_unet":
             logits, pixels = wrapped(images, regions=True)
@@ -282,9 +266,20 @@ def _finished(state: State, recipe: Recipe) -> bool:
 def _optimiser(recipe: Recipe, module: nn.Module, fabric: Fabric) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if recipe.optimiser.name == "adamw" else torch.optim.Adam
     module.to(fabric.device)
+    backbone = _backbone(module)
+    groups = [(list(module.parameters()), 1.0)] if backbone is None else backbone.rate_groups()
     return kind(
-        module.parameters(), lr=recipe.optimiser.learning_rate, weight_decay=recipe.optimiser.weight_decay, fused=True
+        [{"params": parameters, "factor": factor} for parameters, factor in groups],
+        lr=recipe.optimiser.learning_rate,
+        weight_decay=recipe.optimiser.weight_decay,
+        fused=True,
     )
+
+
+def _backbone(module: nn.Module) -> BackboneNetwork | None:
+    """The network inside, where it is a backbone with a head."""
+    network = getattr(module, "network", None)
+    return network if isinstance(network, BackboneNetwork) else None
 
 
 @contextmanager

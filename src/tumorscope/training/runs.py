@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from tumorscope import home
 from tumorscope.config import Recipe
-from tumorscope.data.cache import path_of, pixels
+from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
 from tumorscope.errors import InputRejected, RecipeError, RunMismatch
@@ -28,10 +28,23 @@ from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
 from tumorscope.training.external import find_external, widened, with_external
-from tumorscope.training.fold import Job, Report, open_fabric, train_fold, under_torchrun, write_csv
+from tumorscope.training.fold import Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
 from tumorscope.training.pool import work
 
-LIBRARIES = ("tumorscope", "torch", "lightning-fabric", "numpy", "pandas", "pillow", "scikit-learn", "imbalanced-learn")
+if TYPE_CHECKING:
+    from tumorscope.training.features import Features
+
+LIBRARIES = (
+    "tumorscope",
+    "torch",
+    "lightning-fabric",
+    "numpy",
+    "pandas",
+    "pillow",
+    "scikit-learn",
+    "imbalanced-learn",
+    "timm",
+)
 
 
 def train_runs(
@@ -61,15 +74,15 @@ def train_runs(
         catalogue, file, further = with_external(recipe, catalogue)
         splits = {seed: [widened(fold, catalogue.table, further) for fold in made] for seed, made in splits.items()}
     else:
-        pixels(catalogue, recipe.input.size, crop=recipe.input.crop)
-        file = path_of(catalogue, recipe.input.size, recipe.input.crop)
+        file = input_file(catalogue, recipe.input)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
+    features = _features(recipe, file, catalogue, device, report)
     labels = _labels(catalogue)
     inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
     jobs = [
-        Job(recipe, seed, folders[seed], fold, file, labels, device, inside)
+        Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features)
         for seed, made in splits.items()
         for fold in made
     ]
@@ -90,16 +103,34 @@ def _check(recipe: Recipe, device: str) -> str:
     """Refuse what cannot be trained before anything is written; gives "cpu" or "cuda"."""
     import torch
 
-    from tumorscope.models.registry import build
+    from tumorscope.models.registry import build, without_pretraining
 
     try:
-        build(recipe.model, recipe.input.size)
+        build(without_pretraining(recipe.model), recipe.input.size)
     except RecipeError as error:
         raise RecipeError(f"{recipe.name}: {error}") from None
     here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     if device not in ("auto", *here):
         raise InputRejected("device", device, f"here there is {' and '.join(here)}", "Choose one of these, or auto.")
     return here[-1] if device == "auto" else device
+
+
+def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, report: Report) -> "Features | None":
+    """Stored features of a frozen recipe whose weights are the same in every fold."""
+    backbone = recipe.model.backbone
+    if backbone is None or backbone.weights == "pretrain":
+        return None
+    from tumorscope.models.weights import weights_of
+    from tumorscope.training.features import stored_features
+    from tumorscope.training.pretrain import need_apart
+
+    source = weights_of(backbone)
+    if source is not None:
+        need_apart(source, catalogue)
+    if not recipe.frozen:
+        return None
+    say = progress_of(report, f"Features of {backbone.name}", "slices")
+    return stored_features(recipe, slices, catalogue.folder, device, say)
 
 
 def _open_run(

@@ -17,7 +17,7 @@ import numpy as np
 
 from tumorscope import home
 from tumorscope.config import Recipe, load_recipe
-from tumorscope.data.cache import path_of, pixels
+from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.files import write_json, write_text
@@ -72,7 +72,6 @@ def tune(
     Raises `RunMismatch` where the storage holds a search over something else.
     """
     base = load_recipe(recipe)
-    pixels(catalogue, base.input.size, crop=base.input.crop)
     made = folds(protocol, catalogue.table, seed)[:inner_folds]
     nothing = np.empty(0, np.int64)
     blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
@@ -83,7 +82,7 @@ def tune(
         recipe,
         space,
         blind,
-        path_of(catalogue, base.input.size, base.input.crop),
+        input_file(catalogue, base.input),
         labels,
         place,
         trials,

@@ -1,0 +1,196 @@
+"""Backbones of timm's registry below our heads, frozen or trained from a stage on.
+
+timm states for each network the size, mean, deviation and interpolation that its weights were trained with: its contract.
+"""
+
+import contextlib
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tumorscope.config import Backbone, Model
+from tumorscope.errors import RecipeError
+from tumorscope.models.heads import POOLING, Head
+from tumorscope.models.registry import register
+from tumorscope.models.weights import Source, weights_of
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a network's published weights expect: pixels a side, mean and deviation a channel in 0..1, interpolation."""
+
+    size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    interpolation: str
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+@register("backbone")
+def backbone_network(model: Model, size: int, classes: int) -> nn.Module:
+    """The backbone that `model.backbone` names, with its weights and head; `dense` and `dropout` are the head's."""
+    assert model.backbone is not None
+    source = weights_of(model.backbone)
+    return BackboneNetwork(model, make_features(model.backbone, size, source), size, classes)
+
+
+class BackboneNetwork(nn.Module):
+    """Grey slices (n, 1, s, s), scaled, to logits (n, classes)."""
+
+    def __init__(self, model: Model, features: nn.Module, size: int, classes: int) -> None:
+        super().__init__()
+        assert model.backbone is not None
+        self.backbone = model.backbone
+        self.features = features
+        #: Modules with parameters or statistics, by stage from first to last.
+        self.stages = stages(features)
+        self.head = Head(model, feature_shape(features, model.backbone, size), classes)
+        #: How many of the last stages are trained at present.
+        self.unfrozen = 0
+        self.unfreeze(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        return self.head(feature_map(self.features, images, self.backbone))
+
+    def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, class activation map (n, classes, h, w) and embedding (n, channels); of pooling heads."""
+        features = feature_map(self.features, images, self.backbone)
+        return self.head(features), self.head.maps(features), features.mean(dim=(2, 3))
+
+    def unfreeze(self, epoch: int) -> None:
+        """Set what is trained in `epoch` (from 0): the last stages that the recipe names, one more every `gradual` epochs."""
+        spec, known = self.backbone, self.stages
+        due = 1 + epoch // spec.gradual if spec.gradual else spec.unfrozen
+        self.unfrozen = min(due, spec.unfrozen, len(known)) if spec.unfrozen else 0
+        for number, stage in enumerate(reversed(known)):
+            for module in stage:
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(number < self.unfrozen)
+
+    def train(self, mode: bool = True) -> "BackboneNetwork":
+        """As usual, but frozen stages stay in evaluation mode, so that their statistics do not move."""
+        super().train(mode)
+        if mode:
+            known = self.stages
+            for stage in known[: len(known) - self.unfrozen]:
+                for module in stage:
+                    module.eval()
+        return self
+
+    def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters and the factor on their learning rate: the head 1, each earlier stage `rate_decay` times the next."""
+        groups = [(list(self.head.parameters()), 1.0)]
+        trained = self.stages[-self.backbone.unfrozen :] if self.backbone.unfrozen else []
+        for number, stage in enumerate(reversed(trained)):
+            held = [parameter for module in stage for parameter in module.parameters(recurse=False)]
+            groups += [(held, self.backbone.rate_decay ** (number + 1))] if held else []
+        return groups
+
+
+def contract_of(name: str) -> Contract:
+    """Of a timm network by name; raises `RecipeError` for an unknown one."""
+    timm = load_timm()
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:5]}*")[:5]) or "vgg16, resnet50, densenet121"
+        raise RecipeError(f"model.backbone.name: timm {timm.__version__} knows no {name!r}; among others {near}")
+    known = timm.get_pretrained_cfg(name)
+    return Contract(known.input_size[-1], tuple(known.mean), tuple(known.std), known.interpolation)
+
+
+def make_features(backbone: Backbone, size: int, source: Source | None) -> nn.Module:
+    """The network without its classifier, with `source`'s weights or drawn at random with the recipe's seed.
+
+    Raises `RecipeError` for an unknown name or a size that it does not take, `InputRejected` for weights that do not fit.
+    """
+    timm = load_timm()
+    contract_of(backbone.name)
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": backbone.channels}
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(None):
+        torch.manual_seed(backbone.seed)
+        try:
+            if timm.get_pretrained_cfg(backbone.name).fixed_input_size:  # transformers, whose positions are of one size
+                settings["img_size"] = size
+            network = timm.create_model(backbone.name, **settings)
+        except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+            raise RecipeError(f"{backbone.name} at {size}x{size}: {error}; change input.size") from error
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))[0]
+    if "img_size" in settings and size % patch:
+        raise RecipeError(f"{backbone.name} at {size}x{size}: its patches are {patch} pixels wide; choose a multiple")
+    for unused in ("pre_logits", "head", "fc", "classifier"):  # what timm keeps behind the features
+        if isinstance(getattr(network, unused, None), nn.Module):
+            setattr(network, unused, nn.Identity())
+    if source is not None:
+        source.put_into(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+
+def feature_map(features: nn.Module, images: Tensor, backbone: Backbone) -> Tensor:
+    """(n, channels, h, w) of scaled slices (n, 1 or 3, s, s); a transformer's tokens become one place, their mean."""
+    if images.shape[1] < backbone.channels:
+        images = images.expand(-1, backbone.channels, -1, -1)
+    made: Tensor = features.forward_features(images)  # type: ignore[operator]
+    return made if made.ndim == 4 else made.mean(dim=1)[:, :, None, None]
+
+
+def feature_shape(features: nn.Module, backbone: Backbone, size: int) -> tuple[int, int, int]:
+    """Channels, rows and columns of the feature map. Raises `RecipeError` for a size that leaves none."""
+    before = features.training
+    device = next(features.parameters()).device
+    try:
+        with torch.no_grad():
+            made = feature_map(features.eval(), torch.zeros(1, backbone.channels, size, size, device=device), backbone)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise RecipeError(f"{backbone.name} does not take {size}x{size}: {why}. Choose a larger input.size.") from error
+    finally:
+        features.train(before)
+    if not made.numel():
+        raise RecipeError(f"{backbone.name} leaves no pixel of {size}x{size}. Choose a larger input.size.")
+    channels, rows, columns = made.shape[1:]
+    return (channels, 1, 1) if backbone.head in POOLING else (channels, rows, columns)
+
+
+def stages(features: nn.Module) -> list[list[nn.Module]]:
+    """Modules with parameters or statistics of their own, in order, cut behind each module that timm's feature_info names."""
+    names = [name for name, _ in features.named_modules()]
+    ends = [entry["module"] for entry in features.feature_info][:-1]  # type: ignore[union-attr]
+    last = [max(at for at, name in enumerate(names) if name == end or name.startswith(f"{end}.")) for end in ends]
+    found: list[list[nn.Module]] = [[] for _ in range(len(last) + 1)]
+    for at, module in enumerate(features.modules()):
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own:
+            found[sum(end < at for end in last)].append(module)
+    return [stage for stage in found if stage]
+
+
+@cache
+def load_timm() -> Any:
+    """timm. It imports torchvision for transforms that are not used here.
+
+    torchvision's wheels on PyPI belong to CUDA builds of torch: beside a CPU build its compiled operators do not load, and its
+    import fails on two that it then cannot describe. Declaring them is enough, since nothing here calls them.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            _DECLARED.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import timm
+
+    return timm
+
+
+#: Lasts as long as the process, and with it what it declares.
+_DECLARED = torch.library.Library("torchvision", "FRAGMENT")

@@ -1,0 +1,124 @@
+"""What is trained, stored and run: a scaler and a network, or a head on a frozen backbone's stored features."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tumorscope.config import Recipe
+from tumorscope.errors import TumorscopeError
+from tumorscope.labels import CLASSES
+from tumorscope.models.registry import build
+from tumorscope.training.checkpoint import read_weights
+
+#: Channels, rows and columns of a feature map.
+Shape = tuple[int, int, int]
+
+
+class Scaler(nn.Module):
+    """uint8 grey to the network's float input; mean and deviation travel with the weights.
+
+    They come from the training part, or from what timm states for a backbone, a channel each; else values go to 0..1.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, recipe: Recipe, training: Tensor | None = None) -> None:
+        super().__init__()
+        mean, deviation = torch.tensor(0.0), torch.tensor(255.0)
+        if recipe.input.normalise == "backbone" and recipe.model.backbone is not None:
+            mean, deviation = _stated(recipe.model.backbone.name, recipe.model.backbone.channels)
+        if recipe.input.normalise == "standard" and training is not None:
+            values = training.float()
+            mean, deviation = values.mean(), values.std()
+            if not float(deviation) > 0:
+                raise TumorscopeError(
+                    f"input.normalise: every training pixel is {float(mean):g}, which has no spread to divide by. "
+                    "Check the slices."
+                )
+        self.register_buffer("mean", mean.cpu())
+        self.register_buffer("deviation", deviation.cpu())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 (n, 1, s, s), or (n, 3, s, s) where each channel has its own mean; channels last in memory."""
+        return ((images.float() - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
+
+
+class SliceNetwork(nn.Module):
+    """Scaler and network in one."""
+
+    def __init__(self, recipe: Recipe, training: Tensor | None = None, classes: int = len(CLASSES)) -> None:
+        super().__init__()
+        self.scale = Scaler(recipe, training)
+        self.network = build(recipe.model, recipe.input.size, classes)
+
+    def forward(self, images: Tensor, regions: bool = False) -> Any:
+        """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255; of a region model also its pixels' logits."""
+        return self.network(self.scale(images), regions=True) if regions else self.network(self.scale(images))
+
+    def mirrored(self, images: Tensor) -> Tensor:
+        """The slices left to right."""
+        return images.flip(3)
+
+
+class FeatureNetwork(nn.Module):
+    """A head on stored features: float32 (n, views, channels * rows * columns + texture), view 0 the slice, view 1 its mirror.
+
+    training : features of the training part, that texture is standardised with
+    """
+
+    def __init__(self, recipe: Recipe, shape: Shape, training: Tensor, classes: int = len(CLASSES)) -> None:
+        from tumorscope.models.heads import Head
+
+        super().__init__()
+        self.shape, self.mirror = shape, recipe.augment.mirror
+        self.length = shape[0] * shape[1] * shape[2]
+        self.head = Head(recipe.model, shape, classes, training.shape[2] - self.length)
+        if self.head.branch is not None:
+            self.head.branch.standardise(training[:, 0, self.length :])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (n, classes); in training each slice's mirror stands in for it with the recipe's share."""
+        chosen = features[:, 0]
+        if self.training and features.shape[1] > 1 and self.mirror:
+            turned = torch.rand(len(features), device=features.device) < self.mirror
+            chosen = torch.where(turned[:, None], features[:, 1], chosen)
+        places, texture = chosen[:, : self.length], chosen[:, self.length :]
+        return self.head(places.reshape(-1, *self.shape), texture if texture.shape[1] else None)
+
+    def mirrored(self, features: Tensor) -> Tensor:
+        """The mirrors in the slices' place."""
+        return features.flip(1)
+
+
+def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
+    """The trained network of a run's fold, ready to answer; of a frozen recipe the backbone with the stored head.
+
+    Raises `TumorscopeError` where texture, which comes from outside the network, is part of the model.
+    """
+    tensors, header = read_weights(fold / "weights.safetensors")
+    if not recipe.frozen:
+        module = SliceNetwork(recipe)
+        module.load_state_dict(tensors)
+        return module.eval()
+    from tumorscope.training.features import fold_recipe
+
+    assert recipe.model.backbone is not None
+    if recipe.model.backbone.texture:
+        raise TumorscopeError(f"{fold}: texture is computed outside the network, so it cannot be used on pixels alone.")
+    module = SliceNetwork(fold_recipe(recipe, header.get("backbone", "")))
+    head: Any = module.network.head
+    head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items()})
+    return module.eval()
+
+
+def _stated(name: str, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation a channel, (channels, 1, 1) in 0..255; their means over colours for one channel."""
+    from tumorscope.models.backbones import contract_of
+
+    contract = contract_of(name)
+    found = [torch.tensor(values) * 255 for values in (contract.mean, contract.deviation)]
+    mean, deviation = (value if channels == 3 else value.mean(0, keepdim=True) for value in found)
+    return mean[:, None, None], deviation[:, None, None]
