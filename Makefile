@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "tumorscope needs Python 3.11 or later; say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }; \
 	  test -d $(VENV) || $(PYTHON) -m venv $(VENV) && \
 	  echo "Installing into $(VENV) (torch is large; some minutes at first)" && \
-	  $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,audit,tune,medical,fetch,dev]' && \
+	  $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,transfer,audit,tune,medical,fetch,dev]' && \
 	  touch $(STAMP) && echo "installing took $$(( $$(date +%s) - start )) s"
 
 clean:

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tumorscope import __version__
-from tumorscope.cli import audit, augment, compare, data, demo, evaluate, export, predict, study, train, tune
+from tumorscope.cli import audit, augment, compare, data, demo, evaluate, export, predict, pretrain, study, train, tune
 from tumorscope.errors import TumorscopeError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.add_typer(study.app, name="study")
 app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("augment")(augment.augment)
+app.command("pretrain")(pretrain.pretrain)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
@@ -54,7 +55,7 @@ def main() -> None:
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1)
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed: pip install 'tumorscope[train,audit,fetch]'", 1)
+        _fail(f"{error.name} is not installed: pip install 'tumorscope[train,transfer,audit,fetch]'", 1)
 
 
 def _fail(message: str, code: int) -> None:

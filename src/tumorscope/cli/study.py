@@ -65,13 +65,16 @@ def show(out: OutOption = Path("reports/study")) -> None:
     file = out / "study.json"
     if not file.exists():
         raise DataNotFound(f"{file}: no study here yet; make one with tumorscope study run.")
-    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    for row in kept["rows"]:
         said = "" if row["reported_accuracy"] is None else f", report {row['reported_accuracy']:.4f}"
         sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
         floor = f"memoriser {row['memoriser_accuracy']:.4f}"
         typer.echo(
             f"{row['title']:52} {row['protocol']:11} {row['accuracy']:.4f}{sd} ({row['seeds']} seeds; {floor}{said})"
         )
+    for row in kept.get("not_measured", ()):
+        typer.echo(f"{row['title']:52} {row['protocol']:11} not measured here; {row['command']}")
     from tumorscope.study.table import write_study
 
     typer.echo(write_study(out).resolve())

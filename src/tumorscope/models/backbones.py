@@ -129,7 +129,8 @@ def make_features(backbone: Backbone, size: int, source: Source | None) -> nn.Mo
             setattr(network, unused, nn.Identity())
     if source is not None:
         source.put_into(network)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+    placed: nn.Module = network.to(memory_format=torch.channels_last)
+    return placed
 
 
 def feature_map(features: nn.Module, images: Tensor, backbone: Backbone) -> Tensor:

@@ -59,6 +59,7 @@ def run_study(
                 )
             except DataNotFound as error:
                 say(f"{row.name} under {protocol}: left out. {error}")
+                _leave_out(out / "study.json", catalogue, row, protocol, str(error))
                 continue
             line = _line(row, made)
             _keep(out / "study.json", catalogue, line)
@@ -70,6 +71,8 @@ def write_study(out: Path) -> Path:
     """Write study.csv, figure and study.html from study.json; the page's path."""
     kept = json.loads((out / "study.json").read_text(encoding="utf-8"))
     table = pd.DataFrame(kept["rows"])
+    if not len(table):
+        return _write_page(out, kept, None)
     shown = illustrate(
         out / "figures",
         "study",
@@ -77,8 +80,12 @@ def write_study(out: Path) -> Path:
         "Test accuracy of every row under each protocol, with the report's figure; the numbers are in the table.",
         "Filled: ours with 95 % interval. Open: the report's figure on the official test.",
     )
-    page = template("study/study.html.j2").render(kept=kept, shown=shown, created=_now())
     write_text(out / "study.csv", table.to_csv(index=False))
+    return _write_page(out, kept, shown)
+
+
+def _write_page(out: Path, kept: dict[str, Any], shown: Any) -> Path:
+    page = template("study/study.html.j2").render(kept=kept, shown=shown, created=_now())
     write_text(out / "study.html", page)
     return out / "study.html"
 
@@ -135,11 +142,46 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
 
 def _keep(file: Path, catalogue: Catalogue, line: dict[str, Any]) -> None:
     """Put a line into the table on disk, in place of an earlier one of the same row and protocol."""
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
-    same = [(one["row"], one["protocol"]) == (line["row"], line["protocol"]) for one in kept["rows"]]
-    rows = [line if is_it else one for one, is_it in zip(kept["rows"], same, strict=True)]
-    rows += [] if any(same) else [line]
-    write_json(file, {"data": {"name": catalogue.name, "digest": catalogue.digest}, "rows": rows, **environment()})
+    stored = _stored(file)
+    left_out = [one for one in stored["not_measured"] if not _same(one, line)]
+    _write(file, catalogue, _with(stored["rows"], line), left_out)
+
+
+def _leave_out(file: Path, catalogue: Catalogue, row: Row, protocol: str, reason: str) -> None:
+    """Note on disk that a row could not be run here, why, and what runs it; an earlier result stays."""
+    command = f"tumorscope study run --rows {row.name} --protocol {protocol}"
+    line: dict[str, Any] = {
+        "row": row.name,
+        "title": row.title,
+        "protocol": protocol,
+        "reason": reason,
+        "command": command,
+    }
+    line["reported_accuracy"] = row.reported.get("accuracy") if protocol == "official" else None
+    stored = _stored(file)
+    if not any(_same(one, line) for one in stored["rows"]):
+        _write(file, catalogue, stored["rows"], _with(stored["not_measured"], line))
+
+
+def _stored(file: Path) -> dict[str, list[dict[str, Any]]]:
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {name: kept.get(name, []) for name in ("rows", "not_measured")}
+
+
+def _write(file: Path, catalogue: Catalogue, rows: list[dict[str, Any]], left_out: list[dict[str, Any]]) -> None:
+    data = {"name": catalogue.name, "digest": catalogue.digest}
+    write_json(file, {"data": data, "rows": rows, "not_measured": left_out, **environment()})
+
+
+def _with(lines: list[dict[str, Any]], line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines with this one, in the place of an earlier one of the same row and protocol."""
+    if any(_same(one, line) for one in lines):
+        return [line if _same(one, line) else one for one in lines]
+    return [*lines, line]
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return (one["row"], one["protocol"]) == (other["row"], other["protocol"])
 
 
 def _now() -> str:

@@ -125,7 +125,8 @@ def _compute(
 
 def _texture(recipe: Recipe, slices: Path, folder: Path) -> Path:
     """File of texture values, float32 (n, views, k)."""
-    assert recipe.model.backbone is not None and recipe.model.backbone.texture is not None
+    assert recipe.model.backbone is not None
+    assert recipe.model.backbone.texture is not None
     texture = recipe.model.backbone.texture
     asked = texture.model_dump(mode="json", include={"properties", "distances", "angles", "levels"})
     file = folder / f"texture-{_key(asked, {'slices': slices.name, 'views': views(recipe)})}.npy"

@@ -99,20 +99,25 @@ def place_of(catalogue: Catalogue, protocol: str, seed: int) -> str:
     return f"{protocol}{other}-s{seed}"
 
 
-def _check(recipe: Recipe, device: str) -> str:
-    """Refuse what cannot be trained before anything is written; gives "cpu" or "cuda"."""
+def device_here(device: str) -> str:
+    """ "cpu" or "cuda" for auto, cpu or cuda; raises `InputRejected` for what is not here."""
     import torch
 
+    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if device not in ("auto", *here):
+        raise InputRejected("device", device, f"here there is {' and '.join(here)}", "Choose one of these, or auto.")
+    return here[-1] if device == "auto" else device
+
+
+def _check(recipe: Recipe, device: str) -> str:
+    """Refuse what cannot be trained before anything is written; gives "cpu" or "cuda"."""
     from tumorscope.models.registry import build, without_pretraining
 
     try:
         build(without_pretraining(recipe.model), recipe.input.size)
     except RecipeError as error:
         raise RecipeError(f"{recipe.name}: {error}") from None
-    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    if device not in ("auto", *here):
-        raise InputRejected("device", device, f"here there is {' and '.join(here)}", "Choose one of these, or auto.")
-    return here[-1] if device == "auto" else device
+    return device_here(device)
 
 
 def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, report: Report) -> "Features | None":

@@ -1,0 +1,78 @@
+"""`tumorscope pretrain`: weights for a backbone from other images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tumorscope.cli.common import counting, name_pictures, open_catalogue, say, training_progress
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="Recipe with a backbone: shipped (train --list) or a .toml file.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder or zip archive of images; folders in it are classes.")],
+    apart_from: Annotated[
+        list[Path] | None,
+        typer.Option("--apart-from", help="Set to train and score on later: its pictures are left out. Repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Weights file to write. Default weights/<recipe>-<data>.safetensors.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field: pretrain.method=labels. Repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Learn a backbone's weights on other images, with their labels or without, for `weights = "file:..."`.
+
+    An interrupted one goes on where it stopped. Weights made without --apart-from are refused for training on any set, since
+    nobody has shown that they know none of its test slices.
+    """
+    import json
+
+    from tumorscope.config import load_recipe, parse_override
+    from tumorscope.data.folder import read_pictures
+    from tumorscope.errors import DataNotFound
+
+    chosen = load_recipe(recipe, dict(parse_override(item) for item in set_ or []))
+    with counting("Reading images") as progress:
+        pictures = read_pictures(data, chosen.input, progress)
+    if pictures.refused:
+        say(f"Left out: {pictures.refused} files that are no readable image.")
+    digests = []
+    for place in apart_from or []:
+        from tumorscope.audit.apart import apart
+
+        catalogue = name_pictures(open_catalogue(place))
+        before = len(pictures.labels)
+        pictures = apart(pictures, data, catalogue)
+        say(f"{before - len(pictures.labels):,} of {before:,} images are slices of {catalogue.name} and were left out.")
+        digests.append(catalogue.digest)
+    if not len(pictures.labels):
+        raise DataNotFound(f"{data}: every image of it is a slice of {', '.join(map(str, apart_from or []))}.")
+    from tumorscope.training.pretrain import ORIGIN
+    from tumorscope.training.pretrain import pretrain as learn
+    from tumorscope.training.runs import device_here
+
+    file = out or Path("weights") / f"{chosen.name}-{Path(pictures.name).stem}.safetensors"
+    origin = {
+        **{"name": pictures.name, "digest": pictures.digest, "slices": len(pictures.labels)},
+        **{"method": chosen.pretrain.method, "apart_from": digests},
+    }
+    with training_progress() as report:
+        from tumorscope.training.fold import progress_of
+
+        work = f"Pretraining {chosen.name} ({chosen.pretrain.method}) on {len(pictures.labels):,} images"
+        learn(
+            chosen,
+            pictures.images,
+            pictures.labels,
+            file,
+            {ORIGIN: json.dumps(origin)},
+            seed=seed,
+            device=device_here(device),
+            progress=progress_of(report, work, "epochs"),
+        )
+    typer.echo(file.resolve())
+    say(f"Next: tumorscope train {recipe} --set model.backbone.weights=file:{file}")
