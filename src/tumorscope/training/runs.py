@@ -75,10 +75,10 @@ def train_runs(
         splits = {seed: [widened(fold, catalogue.table, further) for fold in made] for seed, made in splits.items()}
     else:
         file = input_file(catalogue, recipe.input)
+    features = _features(recipe, file, catalogue, device, report)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
-    features = _features(recipe, file, catalogue, device, report)
     labels = _labels(catalogue)
     inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
     jobs = [

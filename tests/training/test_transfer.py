@@ -1,0 +1,250 @@
+"""Frozen backbones on stored features, texture beside them, and weights learnt first, never on slices that are scored."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
+from typer.testing import CliRunner
+
+from tumorscope.api import train
+from tumorscope.audit.apart import apart
+from tumorscope.cli.main import app
+from tumorscope.config import Input, parse_recipe
+from tumorscope.data.cache import input_file, input_pixels
+from tumorscope.data.decode import as_input
+from tumorscope.data.folder import read_pictures
+from tumorscope.errors import RecipeError, SplitLeak, TumorscopeError
+from tumorscope.labels import CLASSES
+from tumorscope.models.weights import read_source
+from tumorscope.training.features import stored_features
+from tumorscope.training.loop import predict
+from tumorscope.training.network import load_network
+from tumorscope.training.pretrain import ORIGIN, need_apart, pretrain
+from tumorscope.training.runs import read_predictions
+
+
+def recipe(name: str = "frozen", backbone: dict | None = None, **more):
+    """A ResNet of ten layers on slices of 30 enlarged to 32, two epochs."""
+    return parse_recipe(
+        {
+            "name": name,
+            "input": {"size": 32, "enlarged_from": 30, "normalise": "backbone"},
+            "model": {
+                **{"name": "backbone", "dense": 8, "dropout": 0.1},
+                "backbone": {"name": "resnet10t", "weights": "none", "head": "pooled", **(backbone or {})},
+            },
+            "augment": {"mirror": 0.5},
+            "training": {"epochs": 2, "batch_size": 16, "mirror_average": True},
+            "pretrain": {"epochs": 1, "batch_size": 16},
+            **more,
+        },
+        "test",
+    )
+
+
+VARIANTS = {
+    "frozen": recipe(),
+    "improved": recipe("improved", {"head": "improved"}),
+    "unfrozen": recipe("unfrozen", {"unfrozen": 2, "gradual": 1, "rate_decay": 0.5}),
+    "learnt": recipe("learnt", {"weights": "pretrain"}),
+    "learnt_all": recipe("learnt_all", {"weights": "pretrain", "unfrozen": 99, "channels": 1}),
+    "twins": recipe(
+        "twins", {"weights": "pretrain"}, pretrain={"method": "barlow_twins", "epochs": 1, "batch_size": 8}
+    ),
+    "labels": recipe("labels", {"weights": "pretrain"}, pretrain={"method": "labels", "epochs": 1, "batch_size": 16}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_trained_run_answers_from_pixels_as_it_did_from_stored_features(name, tmp_path):
+    data, chosen = tiny_catalogue(tmp_path / "data"), VARIANTS[name]
+    (run,) = train(chosen, data, runs=tmp_path / "runs", workers=1)
+    table = read_predictions(run)
+    scored = table[table["part"] == "test"]
+    images = np.array(input_pixels(data, chosen.input))[
+        [list(data.table["path"]).index(path) for path in scored["path"]]
+    ]
+    chances = predict(load_network(run / "fold-0", chosen), torch.from_numpy(images[:, None]), True).numpy()
+    np.testing.assert_allclose(chances, scored[[f"p_{label}" for label in CLASSES]], atol=1e-5)
+    (again,) = train(chosen, data, runs=tmp_path / "again", workers=1)
+    assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+def test_stored_features_are_the_networks_own_and_are_made_once(tmp_path):
+    data, chosen = tiny_catalogue(tmp_path), recipe(backbone={"head": "improved"})
+    slices = input_file(data, chosen.input)
+    seen: list[tuple[int, int]] = []
+    stored = stored_features(chosen, slices, tmp_path, "cpu", lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (76, 76)
+    seen.clear()
+    assert stored_features(chosen, slices, tmp_path, "cpu", lambda done, total: seen.append((done, total))) == stored
+    assert not seen
+    from tumorscope.training.network import SliceNetwork
+
+    whole = SliceNetwork(chosen).eval()
+    images = torch.from_numpy(np.array(np.load(slices))[:, None])
+    with torch.no_grad():
+        for view, turned in enumerate((images, images.flip(3))):
+            direct = whole.network.features.forward_features(whole.scale(turned)).numpy()
+            np.testing.assert_allclose(np.load(stored.maps)[:, view], direct, rtol=1e-4, atol=1e-5)
+    # Other weights, another input: other files.
+    for other in (recipe(backbone={"head": "improved", "seed": 1}), recipe(backbone={"head": "linear"})):
+        assert stored_features(other, slices, tmp_path, "cpu").maps != stored.maps
+
+
+def test_texture_is_standardised_with_the_training_part_alone(tmp_path):
+    texture = {"properties": ["energy", "contrast"], "levels": 16, "angles": [0.0]}
+    chosen = recipe("texture", {"head": "improved", "texture": texture})
+    images, labels = drawn()
+    data = catalogue(tmp_path / "data", images, labels)
+    (run,) = train(chosen, data, runs=tmp_path / "runs", workers=1)
+    weights = read_source(run / "fold-0" / "weights.safetensors", "resnet10t").tensors
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["recipe"]["model"]["backbone"]["texture"]["levels"] == 16
+    from tumorscope.protocols import folds
+    from tumorscope.transforms.texture import texture_values
+
+    rows = folds("official", data.table, 0)[0].train
+    values = texture_values(input_pixels(data, chosen.input)[rows], chosen.model.backbone.texture)
+    np.testing.assert_allclose(weights["head.branch.mean"], values.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(weights["head.branch.deviation"], values.std(0, ddof=1), rtol=1e-4)
+    with pytest.raises(TumorscopeError, match="texture is computed outside the network"):
+        load_network(run / "fold-0", chosen)
+
+
+@pytest.mark.parametrize("method", ["simclr", "labels"])
+def test_weights_of_a_fold_do_not_know_its_validation_and_test_slices(method, tmp_path):
+    """Noise in their place leaves the learnt weights as they are, bit for bit."""
+    chosen = recipe("learnt", {"weights": "pretrain"}, pretrain={"method": method, "epochs": 1, "batch_size": 16})
+    images, labels = drawn()
+    from tumorscope.protocols import folds
+
+    fold = folds("official", catalogue(tmp_path / "look", images, labels).table, 0)[0]
+    blind = images.copy()
+    blind[np.concatenate([fold.validation, fold.test])] = 7
+    made = []
+    for name, stack in (("seen", images), ("blind", blind)):
+        data = catalogue(tmp_path / name, stack, labels)
+        train(chosen, data, runs=tmp_path / f"{name}-runs", workers=1)
+        (file,) = (tmp_path / name).glob("weights-*.safetensors")
+        made.append(read_source(file, "resnet10t").tensors)
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_pretraining_goes_on_where_it_stopped(tmp_path):
+    chosen = recipe(pretrain={"method": "simclr", "epochs": 3, "batch_size": 16})
+    images = drawn()[0]
+    slices = np.stack([as_input(image, 32, 30) for image in images])
+    whole = pretrain(chosen, slices, None, tmp_path / "whole.safetensors", {})
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        pretrain(chosen, slices, None, tmp_path / "parts.safetensors", {}, progress=stop)
+    assert not (tmp_path / "parts.safetensors").exists()
+    epochs: list[int] = []
+    parts = pretrain(
+        chosen, slices, None, tmp_path / "parts.safetensors", {}, progress=lambda done, _: epochs.append(done)
+    )
+    assert epochs == [3]
+    one, other = (read_source(file, "resnet10t").tensors for file in (whole, parts))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
+
+
+def test_weights_learnt_elsewhere_are_refused_unless_proven_apart(tmp_path):
+    data = tiny_catalogue(tmp_path / "data")
+    slices = np.array(input_pixels(data, recipe().input))
+    for apart_from, refused in (([], True), ([data.digest], False)):
+        origin = json.dumps({"name": "other.zip", "apart_from": apart_from})
+        file = pretrain(recipe(), slices, None, tmp_path / f"{refused}.safetensors", {ORIGIN: origin})
+        chosen = recipe(f"from-{refused}".lower(), {"weights": f"file:{file}"})
+        if refused:
+            with pytest.raises(
+                SplitLeak, match=r"learnt on other.zip, which is not proven apart from tiny.*--apart-from"
+            ):
+                train(chosen, data, runs=tmp_path / "runs", workers=1)
+            assert not (tmp_path / "runs").exists()
+        else:
+            need_apart(read_source(file, "resnet10t"), data)
+            train(chosen, data, runs=tmp_path / "runs", workers=1)
+
+
+def test_pictures_that_a_set_knows_are_left_out_mirrored_ones_too(tmp_path, monkeypatch):
+    """Of four new images two are a slice of the set again: one as it is, one mirrored and stored as JPEG."""
+    from tumorscope.data.catalogue import load_catalogue
+    from tumorscope.data.phantom import write_phantom
+
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    archive = write_phantom(tmp_path / "phantom.zip", patients_per_class=4, slices_per_patient=3, size=128)
+    known = load_catalogue(archive)
+    other = write_phantom(tmp_path / "other.zip", patients_per_class=4, slices_per_patient=3, size=128, seed=77)
+    folder = tmp_path / "more" / "heads"
+    folder.mkdir(parents=True)
+    for name, archived, turned in (("a", archive, 1), ("b", archive, -1), ("c", other, 1), ("d", other, -1)):
+        with zipfile.ZipFile(archived) as zipped:
+            member = next(item for item in zipped.namelist() if item.endswith(".png") and "mask" not in item.lower())
+            grey = np.asarray(Image.open(io.BytesIO(zipped.read(member))).convert("L"))
+        Image.fromarray(grey[:, ::turned].copy()).save(folder / f"{name}.{'png' if turned > 0 else 'jpg'}")
+    (folder / "note.jpg").write_text("no image")
+    pictures = read_pictures(tmp_path / "more", Input(size=32))
+    assert (len(pictures.labels), pictures.classes, pictures.refused) == (4, ("heads",), 1)
+    left = apart(pictures, tmp_path / "more", known)
+    assert len(left.labels) == 2
+    np.testing.assert_array_equal(left.images, pictures.images[2:])
+
+
+def test_from_other_images_to_a_trained_run_by_command_line(tmp_path, monkeypatch):
+    from tumorscope.data.phantom import write_phantom
+
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_phantom(tmp_path / "set.zip", patients_per_class=4, slices_per_patient=3, size=96)
+    write_phantom(tmp_path / "heads.zip", patients_per_class=3, slices_per_patient=3, size=96, seed=5)
+    Path("tiny.toml").write_text(recipe("tiny").toml())
+    call = [
+        "pretrain",
+        "tiny.toml",
+        "--data",
+        "heads.zip",
+        "--apart-from",
+        "set.zip",
+        "--set",
+        "pretrain.method=labels",
+    ]
+    told = CliRunner().invoke(app, call, catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    file = Path("weights/tiny-heads.safetensors")
+    assert str(file.resolve()) in told.output
+    more = ["--set", f"model.backbone.weights=file:{file}", "--workers", "1"]
+    told = CliRunner().invoke(app, ["train", "tiny.toml", "--data", "set.zip", *more], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    origin = json.loads(read_source(file, "resnet10t").header[ORIGIN])
+    assert (origin["slices"], origin["method"]) == (36, "labels")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"imbalance": {"method": "random", "targets": {"glioma": {"count": 9}}}}, "imbalance.method changes pixels"),
+        ({"augment": {"rotate": 5.0}}, "augment.rotate changes pixels"),
+        ({"input": {"size": 32, "normalise": "standard"}}, "normalise = backbone or unit"),
+        ({"input": {"size": 32, "enlarged_from": 32}}, "from 8 to below size"),
+        ({"model": {"name": "improved_cnn", "backbone": {"name": "vgg16"}}}, "go together"),
+        ({"backbone": {"unfrozen": 1, "texture": {}}}, "texture goes with a frozen backbone"),
+    ],
+)
+def test_what_cannot_be_is_said_before_training(more, says):
+    with pytest.raises(RecipeError, match=says):
+        recipe(**more)
