@@ -248,3 +248,16 @@ def test_from_other_images_to_a_trained_run_by_command_line(tmp_path, monkeypatc
 def test_what_cannot_be_is_said_before_training(more, says):
     with pytest.raises(RecipeError, match=says):
         recipe(**more)
+
+
+def test_missing_weights_are_said_before_the_data_are_read(tmp_path):
+    call = [
+        "train",
+        "vgg16",
+        "--set",
+        "model.backbone.weights=file:gone.safetensors",
+        "--data",
+        str(tmp_path / "gone.zip"),
+    ]
+    told = CliRunner().invoke(app, call)
+    assert str(told.exception).startswith("model.backbone.weights: file:gone.safetensors: no such file")
