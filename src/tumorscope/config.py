@@ -31,19 +31,49 @@ class Input(_Part):
     normalise : unit divides by 255; standard takes mean and deviation of the training part; backbone takes those that
     timm states for the backbone
     enlarged_from : pixels a side that slices are shrunk to first, then enlarged to `size` with `filter`; 0 is off
+    filter : mfcn is a network that learns to enlarge on each fold's own training slices, as [super_resolution] says
     """
 
     size: Annotated[int, Field(ge=8, le=1024)] = 30
     crop: Literal["none", "head"] = "none"
     normalise: Literal["unit", "standard", "backbone"] = "unit"
     enlarged_from: Annotated[int, Field(ge=0, le=1024)] = 0
-    filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "mfcn"] = "bicubic"
 
     @model_validator(mode="after")
     def _enlarges(self) -> Self:
         if self.enlarged_from and not 8 <= self.enlarged_from < self.size:
             raise ValueError(f"enlarged_from: {self.enlarged_from}; 0, or from 8 to below size ({self.size})")
+        if self.filter == "mfcn" and not self.enlarged_from:
+            raise ValueError("filter: mfcn enlarges; give the pixels a side that it starts from in enlarged_from")
         return self
+
+
+class SuperResolution(_Part):
+    """The multi-scale fusion convolution network that `input.filter = "mfcn"` learns on a fold's training slices.
+
+    filters : of each path of a unit; units : one behind the other; see `models.superresolution`
+    """
+
+    filters: Annotated[int, Field(ge=1, le=512)] = 16
+    units: Annotated[int, Field(ge=1, le=64)] = 3
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+
+
+class RegionOfInterest(_Part):
+    """Slices reduced to the region that a region model, trained on the same folds first, takes for tumour.
+
+    recipe : the region model's, shipped by name or by path
+    use : crop cuts the square around the largest region; mask makes everything outside the regions black
+    margin : kept around the region, as a share of its longer side
+    A slice without a region is cut nowhere, or all black.
+    """
+
+    recipe: str = "region_unet"
+    use: Literal["crop", "mask"] = "crop"
+    margin: Annotated[float, Field(ge=0, le=4)] = 0.25
 
 
 Property = Literal["energy", "contrast", "homogeneity", "correlation", "ASM", "dissimilarity"]
@@ -303,6 +333,8 @@ class Recipe(_Part):
     training: Training = Training()
     regions: Regions = Regions()
     pretrain: Pretrain = Pretrain()
+    super_resolution: SuperResolution = SuperResolution()
+    region_of_interest: RegionOfInterest | None = None
     external: Annotated[tuple[External, ...], Field(strict=False)] = ()
 
     @field_validator("name")
@@ -335,6 +367,26 @@ class Recipe(_Part):
         if backbone.texture and not self.frozen:
             raise ValueError("model.backbone.texture goes with a frozen backbone; set unfrozen = 0")
         return self
+
+    @model_validator(mode="after")
+    def _makes_slices_it_can_use(self) -> Self:
+        if not self.pixels_of_fold:
+            return self
+        key = "input.filter = mfcn" if self.input.filter == "mfcn" else "region_of_interest"
+        if self.external:
+            raise ValueError(f"{key} goes with one set; take external out")
+        if self.needs_masks:
+            raise ValueError(
+                f"{key} changes where things lie, and masks would not follow; take paste, remove and seam out"
+            )
+        if self.region_of_interest and self.input.enlarged_from:
+            raise ValueError("region_of_interest and input.enlarged_from do not go together; set one of them")
+        return self
+
+    @property
+    def pixels_of_fold(self) -> bool:
+        """Whether slices are made for each fold by networks that learn on its training part."""
+        return self.input.filter == "mfcn" or self.region_of_interest is not None
 
     @property
     def frozen(self) -> bool:

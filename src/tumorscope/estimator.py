@@ -115,6 +115,10 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
             )
         if recipe.external:
             raise RecipeError(f"{recipe.name}: external: an estimator trains on what it is given; use tumorscope train")
+        if recipe.pixels_of_fold:
+            raise RecipeError(
+                f"{recipe.name}: its slices are made for each fold (super-resolution, regions); use tumorscope train"
+            )
         return recipe
 
     def _parts(self, codes: NDArray[np.int64], groups: ArrayLike | None, seed: int) -> tuple[Any, Any]:

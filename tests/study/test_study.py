@@ -38,7 +38,8 @@ def test_an_unknown_row_is_refused_with_the_known_ones():
     assert {row.group for row in chosen_rows([])} == {"report"}
     assert len(chosen_rows(["regions"])) == 5
     with pytest.raises(
-        RecipeError, match="row nothing: unknown; choose among report, regions, transfer, baseline, cross_entropy"
+        RecipeError,
+        match="row nothing: unknown; choose among report, regions, transfer, interest, super_resolution, baseline",
     ):
         chosen_rows(["best", "nothing"])
 

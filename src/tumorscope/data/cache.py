@@ -31,16 +31,20 @@ def pixels(catalogue: Catalogue, size: int, progress: Progress | None = None, cr
 
 
 def input_file(catalogue: Catalogue, view: Input) -> Path:
-    """File of every slice as a recipe's `input` has it before normalising, uint8 (n, size, size); made where it is not there."""
+    """File of every slice as a recipe's `input` has it before normalising, uint8 (n, size, size); made where it is not there.
+
+    Of the filter mfcn what it starts from: slices enlarged with bicubic.
+    """
     if not view.enlarged_from:
         pixels(catalogue, view.size, crop=view.crop)
         return path_of(catalogue, view.size, view.crop)
     cut = "" if view.crop == "none" else f"-{view.crop}"
-    file = catalogue.folder / f"pixels-{view.size}-{view.filter}-of-{view.enlarged_from}{cut}-{catalogue.digest}.npy"
+    filter = "bicubic" if view.filter == "mfcn" else view.filter
+    file = catalogue.folder / f"pixels-{view.size}-{filter}-of-{view.enlarged_from}{cut}-{catalogue.digest}.npy"
     if _stored(file, (len(catalogue.table), view.size, view.size)) is None:
         small = pixels(catalogue, view.enlarged_from, crop=view.crop)
         with replacing(file) as temporary:
-            np.save(temporary, np.stack([enlarge(image, view.size, view.filter) for image in small]))
+            np.save(temporary, np.stack([enlarge(image, view.size, filter) for image in small]))
     return file
 
 

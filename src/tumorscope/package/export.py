@@ -120,6 +120,10 @@ def _check(
     """The patient-cv runs among `scored`, after everything is known to belong together."""
     if recipe.model.name not in CLASS_MAPS:
         raise RunMismatch(f"{run}: {recipe.model.name} has no map; a package is made of {' or '.join(CLASS_MAPS)}.")
+    if recipe.pixels_of_fold:
+        raise RunMismatch(
+            f"{run}: its slices are made by another network (super-resolution, regions), which a package does not hold."
+        )
     if len(facts["folds"]) != 1:
         raise RunMismatch(f"{run}: {len(facts['folds'])} models; train one with --protocol {ALL}.")
     if facts["data"]["digest"] != catalogue.digest:

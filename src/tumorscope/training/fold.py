@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tumorscope.training.features import Features
+    from tumorscope.training.prepare import Source
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
@@ -44,7 +45,10 @@ Report = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One fold to train: everything a worker process needs, no pixels."""
+    """One fold to train: everything a worker process needs, no pixels.
+
+    source : what the fold makes its own pixels of, where the recipe asks for that; features : of all slices, where frozen
+    """
 
     recipe: Recipe
     seed: int
@@ -55,6 +59,7 @@ class Job:
     device: str
     masks: Path | None = None
     features: "Features | None" = None
+    source: "Source | None" = None
 
     @property
     def folder(self) -> Path:
@@ -73,7 +78,7 @@ def train_fold(job: Job, report: Report) -> None:
     fabric = open_fabric(job.device, job.recipe.training.precision)
     checkpoint = job.folder / "checkpoint.safetensors"
     job.folder.mkdir(parents=True, exist_ok=True)
-    job = _with_fold_features(job, fabric, report)
+    job = _with_fold_features(_with_fold_pixels(job, report), report)
     train, validation = ((_inputs(job, rows), job.labels[rows]) for rows in (job.fold.train, job.fold.validation))
 
     def note(row: dict[str, float], finished: bool = False) -> None:
@@ -110,17 +115,27 @@ def _inputs(job: Job, rows: np.ndarray) -> np.ndarray:
     return slices
 
 
-def _with_fold_features(job: Job, fabric: "Fabric", report: Report) -> Job:
-    """The job with weights learnt on its own training slices where the recipe asks for that, and with their features."""
-    backbone = job.recipe.model.backbone
-    if backbone is None or backbone.weights != "pretrain":
+def _with_fold_pixels(job: Job, report: Report) -> Job:
+    """The job with pixels that networks of its own fold have made, where the recipe asks for that."""
+    if job.source is None:
+        return job
+    from tumorscope.training.prepare import fold_pixels
+
+    return replace(job, pixels=fold_pixels(job, job.source, partial(progress_of, report)))
+
+
+def _with_fold_features(job: Job, report: Report) -> Job:
+    """The job with weights learnt on its own training slices where the recipe asks for that, and with stored features."""
+    recipe, backbone = job.recipe, job.recipe.model.backbone
+    if backbone is None or job.features is not None:
         return job
     from tumorscope.training.features import fold_recipe, stored_features
     from tumorscope.training.pretrain import fold_weights
 
     say = partial(progress_of, report)
-    file = fold_weights(job.recipe, job.pixels, job.labels, job.fold.train, job.seed, job.device, say)
-    recipe = fold_recipe(job.recipe, str(file))
+    if backbone.weights == "pretrain":
+        file = fold_weights(recipe, job.pixels, job.labels, job.fold.train, job.seed, job.device, say)
+        recipe = fold_recipe(recipe, str(file))
     if not recipe.frozen:
         return replace(job, recipe=recipe)
     work = f"Features of {backbone.name}, {job.run.name} fold {job.fold.index}"

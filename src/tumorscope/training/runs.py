@@ -30,6 +30,7 @@ from tumorscope.protocols import Fold, digest, folds
 from tumorscope.training.external import find_external, widened, with_external
 from tumorscope.training.fold import Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
 from tumorscope.training.pool import work
+from tumorscope.training.prepare import sources_of
 
 if TYPE_CHECKING:
     from tumorscope.training.features import Features
@@ -76,13 +77,21 @@ def train_runs(
     else:
         file = input_file(catalogue, recipe.input)
     features = _features(recipe, file, catalogue, device, report)
+    sources = sources_of(
+        recipe,
+        catalogue,
+        seeds,
+        lambda finder: train_runs(
+            finder, catalogue, protocol, seeds, runs=runs, resume=True, workers=workers, device=device, report=report
+        ),
+    )
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
     labels = _labels(catalogue)
     inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
     jobs = [
-        Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features)
+        Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
         for seed, made in splits.items()
         for fold in made
     ]
@@ -121,7 +130,7 @@ def _check(recipe: Recipe, device: str) -> str:
 
 
 def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, report: Report) -> "Features | None":
-    """Stored features of a frozen recipe whose weights are the same in every fold."""
+    """Stored features of a frozen recipe whose slices and weights are the same in every fold."""
     backbone = recipe.model.backbone
     if backbone is None or backbone.weights == "pretrain":
         return None
@@ -132,7 +141,7 @@ def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, r
     source = weights_of(backbone)
     if source is not None:
         need_apart(source, catalogue)
-    if not recipe.frozen:
+    if not recipe.frozen or recipe.pixels_of_fold:
         return None
     say = progress_of(report, f"Features of {backbone.name}", "slices")
     return stored_features(recipe, slices, catalogue.folder, device, say)
@@ -162,7 +171,7 @@ def _open_run(
         shutil.rmtree(folder)
     if file.exists():
         stored = json.loads(file.read_text())
-        stored["recipe"] = _spelled_out(stored.get("recipe"))
+        stored["recipe"] = _spelled_out(stored.get("recipe"), recipe.title)
         different = [key for key, value in identity.items() if stored.get(key) != value]
         if different:
             raise RunMismatch(
@@ -178,11 +187,14 @@ def _open_run(
     write_json(file, {**identity, "folds": parts, "leak": leak, "device": device, **environment()})
 
 
-def _spelled_out(stored: Any) -> Any:
-    """A stored recipe with the fields that it was written without, since they are newer, at their defaults."""
+def _spelled_out(stored: Any, title: str) -> Any:
+    """A stored recipe with the fields that it was written without, since they are newer, at their defaults.
+
+    It gets today's title, which decides nothing.
+    """
     try:
-        return Recipe.model_validate(stored).model_dump(mode="json")
-    except ValidationError:
+        return Recipe.model_validate({**stored, "title": title}).model_dump(mode="json")
+    except (ValidationError, TypeError):
         return stored
 
 

@@ -19,7 +19,7 @@ from tumorscope import home
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.errors import InputRejected, RunMismatch
+from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
@@ -72,6 +72,8 @@ def tune(
     Raises `RunMismatch` where the storage holds a search over something else.
     """
     base = load_recipe(recipe)
+    if base.pixels_of_fold:
+        raise RecipeError(f"{base.name}: its slices are made for each fold, which a search does not do; use train")
     made = folds(protocol, catalogue.table, seed)[:inner_folds]
     nothing = np.empty(0, np.int64)
     blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
