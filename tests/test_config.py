@@ -17,7 +17,7 @@ def drawn(model):
 
 TOP = (
     "name, title, input, model, imbalance, loss, optimiser, schedule, augment, early_stopping, training, regions, pretrain, "
-    "external"
+    "super_resolution, region_of_interest, external"
 )
 
 

@@ -1,9 +1,7 @@
 """`tumorscope predict`: findings for slices, without torch."""
 
-import csv
-import io
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -11,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tumorscope.cli.common import counting
+
 if TYPE_CHECKING:
-    from tumorscope.inference.classifier import Finding
+    from tumorscope.inference.record import Record
 
 
 class Format(StrEnum):
@@ -40,6 +40,10 @@ def predict(
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for heat maps, as PNG overlay and array.")] = None,
     plane: Annotated[Plane, typer.Option(help="Which way NIfTI volumes are cut.")] = Plane.axial,
     force: Annotated[bool, typer.Option(help="Read DICOM of another modality than MR too.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the findings, with progress; after any stop the same command goes on."),
+    ] = None,
 ) -> None:
     """Say what slices show: a class with its probability and a set of classes, or a refusal with the reason.
 
@@ -49,56 +53,79 @@ def predict(
 
     from tumorscope.inference.batch import expand
     from tumorscope.inference.classifier import Classifier
+    from tumorscope.inference.record import Journal, as_csv, as_json, as_table
 
     warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
-    items = [sys.stdin.buffer.read() if path == "-" else path for path in expand(paths)]
+    names = expand(paths)
     classifier = Classifier.load(model)
+    settings = [classifier.package.sha256, *names, plane.value, str(force), str(heatmaps and heatmaps.resolve())]
+    journal = Journal(out, settings) if out else None
+    if journal and journal.done:
+        typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
+    done = len(journal.records) if journal else 0
+    items = [sys.stdin.buffer.read() if path == "-" else path for path in names[journal.done if journal else 0 :]]
     findings = classifier.predict(items, plane=plane.value, force=force, heat=heatmaps is not None)
-    show = {"table": _table, "json": _json, "csv": _csv}[format_.value]
     if heatmaps is not None:
         from tumorscope.inference.batch import with_heatmaps
 
-        findings = with_heatmaps(findings, heatmaps)
-    bad = show(findings)
+        findings = with_heatmaps(findings, heatmaps, start=done + 1)
+    records = (one.plain() for one in findings)
+    if journal and out:
+        with counting("Files") as count:
+            for _ in journal.follow(records, names):
+                count(journal.done, len(names))
+        journal.finish({"table": as_table, "json": as_json, "csv": as_csv}[format_.value])
+        bad = _told(journal.plain())
+        typer.echo(f"Findings: {out.resolve()}", err=True)
+    else:
+        bad = {"table": _table, "json": _json, "csv": _csv}[format_.value](records)
     if heatmaps is not None:
         typer.echo(f"Heat maps: {heatmaps.resolve()}", err=True)
     if bad:
         raise typer.Exit(1)
 
 
-def _table(findings: Iterator["Finding"]) -> int:
+def _table(records: Iterator["Record"]) -> int:
+    """Each as it comes, volumes at the end; how many could not be read."""
+    from tumorscope.inference.record import as_line, summaries
+
+    shown = []
+    for one in records:
+        typer.echo(as_line(one))
+        shown.append(one)
+    for volume in summaries(shown):
+        typer.echo(volume["text"])
+    return _bad(shown)
+
+
+def _json(records: Iterator["Record"]) -> int:
+    from tumorscope.inference.record import as_json
+
+    found = list(records)
+    typer.echo(as_json(found), nl=False)
+    return _bad(found)
+
+
+def _csv(records: Iterator["Record"]) -> int:
+    from tumorscope.inference.record import as_csv
+
+    typer.echo(as_csv([]), nl=False)
     bad = 0
-    for one in findings:
-        bad += one.status == "error"
-        if one.probabilities:
-            others = ", ".join(name for name in one.prediction_set if name != one.label)
-            text = f"{one.label:11} {one.probabilities[one.label]:6.1%}" + (f"  or {others}" if others else "")
-        else:
-            text = ""
-        typer.echo(f"{one.path}: {one.status:8} {text}{'  ' if text and one.reasons else ''}{'; '.join(one.reasons)}")
+    for one in records:
+        bad += _bad([one])
+        typer.echo(as_csv([one], header=False), nl=False)
     return bad
 
 
-def _json(findings: Iterator["Finding"]) -> int:
-    found = list(findings)
-    typer.echo(json.dumps([one.plain() for one in found], indent=2))
-    return sum(one.status == "error" for one in found)
+def _told(records: list["Record"]) -> int:
+    """Say what a run found in a line; how many could not be read."""
+    counts = Counter(one["status"] for one in records)
+    labels = Counter(one["label"] for one in records if one["label"])
+    parts = [f"{counts[status]:,} {status}" for status in ("accepted", "warned", "refused", "error")]
+    named = ", ".join(f"{count:,} {label}" for label, count in labels.most_common())
+    typer.echo(f"{len(records):,} slices: {', '.join(parts)}" + (f"; {named}" if named else ""), err=True)
+    return _bad(records)
 
 
-def _csv(findings: Iterator["Finding"]) -> int:
-    from tumorscope.labels import CLASSES
-
-    bad = 0
-    columns = ["path", "status", "label", *(f"p_{name}" for name in CLASSES), "prediction_set", "reasons", "plane"]
-    for number, one in enumerate(findings):
-        bad += one.status == "error"
-        line = io.StringIO()
-        writer = csv.writer(line, lineterminator="\n")
-        if number == 0:
-            writer.writerow(columns)
-        chances = [f"{one.probabilities[name]:.6f}" if one.probabilities else "" for name in CLASSES]
-        writer.writerow(
-            [one.path, one.status, one.label, *chances, " ".join(one.prediction_set), "; ".join(one.reasons), one.plane]
-        )
-        typer.echo(line.getvalue(), nl=False)
-    return bad
+def _bad(records: list["Record"]) -> int:
+    return sum(one["status"] == "error" for one in records)

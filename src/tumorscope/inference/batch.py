@@ -28,13 +28,14 @@ ENDINGS = (
     ".ima",
     ".nii",
     ".nii.gz",
+    ".mat",
 )
 #: Bytes that hold a DICOM header's identification.
 HEAD = 132
 
 
 def expand(paths: Sequence[str]) -> list[str]:
-    """Files of every path, folder and pattern; in folders slices of a DICOM series stand in the order of their position.
+    """Files of every path, folder and pattern, each once; in folders slices of a DICOM series stand in order of position.
 
     Raises `DataNotFound` for a path that is not there or a folder without slices.
     """
@@ -51,7 +52,7 @@ def expand(paths: Sequence[str]) -> list[str]:
             if not matches:
                 raise DataNotFound(f"{path}: no such file, folder or pattern.")
             found += [one for one in matches if Path(one).is_file()]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _in_folder(folder: Path) -> list[str]:
@@ -76,9 +77,9 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def with_heatmaps(findings: Iterator[Finding], folder: Path) -> Iterator[Finding]:
-    """The findings as they come; each heat map is written as overlay and array, named by the slice."""
-    for number, one in enumerate(findings, start=1):
+def with_heatmaps(findings: Iterator[Finding], folder: Path, start: int = 1) -> Iterator[Finding]:
+    """The findings as they come; each heat map is written as overlay and array, named by its number from `start` and slice."""
+    for number, one in enumerate(findings, start):
         if one.heat is not None and one.grey is not None:
             name = f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(one.path).name)}"
             write_bytes(folder / f"{name}.png", _png(overlay(one.grey, one.heat)))

@@ -1,7 +1,8 @@
 """Files of any kind that holds brain MR slices, to grey pixels as the networks were shown them.
 
 PNG, JPEG, TIFF, BMP and more through `data.decode`; DICOM (PS3.3 C.7.6.3, C.11.2), single and multi-frame; NIfTI-1 and -2
-volumes. Limits are set from headers, before a pixel is decoded. What a file says of a patient is neither kept nor shown.
+volumes; slices of the figshare set in MATLAB v7.3 files. Limits are set from headers, before a pixel is decoded. What a file
+says of a patient is neither kept nor shown.
 """
 
 import io
@@ -46,6 +47,8 @@ def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool 
         yield from _guarded(name, "DICOM", lambda: _dicom(name, content, force))
     elif name.lower().endswith((".nii", ".nii.gz")):
         yield from _guarded(name, "NIfTI", lambda: _nifti(name, content, plane))
+    elif content.startswith(b"MATLAB"):
+        yield from _guarded(name, "MATLAB v7.3", lambda: _matlab(name, content))
     else:
         read = decode(content)
         yield Slice(name, read.grey, read.chroma)
@@ -216,6 +219,23 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
         # Up is up or front, and the patient's right is on the left, as radiologists look at it.
         shown = np.take(volume, number, axis)[::-1, ::-1].T
         yield Slice(f"{name}#{number + 1}", _square(_between(shown, low, high), down, across), plane=plane)
+
+
+def _matlab(name: str, content: bytes) -> Iterator[Slice]:
+    """The slice in a file of the figshare set: a struct cjdata with an image, stretched from its least to its largest value."""
+    import h5py
+
+    if not content.startswith(b"MATLAB 7.3"):
+        raise InputRejected(name, content[:10].decode("latin-1"), "MATLAB 7.3 or newer", "Save it with -v7.3.")
+    with h5py.File(io.BytesIO(content), "r") as file:
+        stored = file.get("cjdata/image")
+        if not isinstance(stored, h5py.Dataset) or stored.ndim != 2 or stored.dtype.kind not in "iuf":
+            raise InputRejected(name, ", ".join(file)[:80], "a matrix cjdata.image", "Save the slice as it is there.")
+        if not 0 < stored.size <= MAX_PIXELS:
+            raise InputRejected(name, f"{stored.size:,} px", f"1 to {MAX_PIXELS:,} pixels", "Give a single slice.")
+        # HDF5 holds MATLAB's columns as rows.
+        values = np.nan_to_num(np.asarray(stored[()], np.float64)).T
+    yield Slice(name, _between(values, float(values.min()), float(values.max())))
 
 
 def read_file(path: Path) -> bytes:

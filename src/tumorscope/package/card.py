@@ -29,13 +29,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Package:
-    """A verified package. card : card.json; graph : bytes of model.onnx; centres, precision : of `gate.distances`."""
+    """A verified package. card : card.json; graph : bytes of model.onnx; centres, precision : of `gate.distances`.
+
+    sha256 : of its list of sums, and so of everything in it
+    """
 
     card: dict[str, Any]
     graph: bytes
     centres: np.ndarray
     precision: np.ndarray
     model_card: str
+    sha256: str
 
     def check_graph(self, sides: list[Any], classes: Any) -> None:
         """Raise `PackageMismatch` unless the graph takes and gives what the card says."""
@@ -83,9 +87,10 @@ def load_package(path: str | Path | None = None) -> Package:
             f"{path or 'shipped package'}: format {card.get('format')} with labels {card.get('labels')}; format {FORMAT} "
             f"with {', '.join(CLASSES)} is needed. Make it again with this version."
         )
+    digest = hashlib.sha256(parts[SUMS]).hexdigest()
     with np.load(io.BytesIO(parts["gate.npz"]), allow_pickle=False) as arrays:
         centres, precision = arrays["centres"].astype(np.float64), arrays["precision"].astype(np.float64)
-    return Package(card, parts["model.onnx"], centres, precision, parts["MODEL_CARD.md"].decode())
+    return Package(card, parts["model.onnx"], centres, precision, parts["MODEL_CARD.md"].decode(), digest)
 
 
 def _shipped() -> dict[str, bytes]:

@@ -1,0 +1,148 @@
+"""Findings kept on disk: gone on with after a stop, written whole, and what a volume's slices say together."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tumorscope.cli.main import app
+from tumorscope.inference.classifier import Classifier
+from tumorscope.inference.record import Journal, as_csv, as_json, as_table, summaries
+from tumorscope.labels import CLASSES
+
+
+def record(path: str, label: str = "", chance: float = 0.7, status: str = "") -> dict:
+    others = (1 - chance) / 3
+    chances = {name: chance if name == label else others for name in CLASSES} if label else {}
+    shown = {"path": path, "status": status or ("accepted" if label else "refused"), "label": label or None}
+    return {**shown, "probabilities": chances, "prediction_set": [label] if label else [], "reasons": [], "plane": None}
+
+
+def test_a_volume_is_summed_up_without_a_probability_of_its_own():
+    """Slices 2 to 4 and 6 show a tumour, slice 5 was refused: three in a row."""
+    labels = ["notumor", "glioma", "glioma", "meningioma", "", "glioma"]
+    chances = [0.9, 0.6, 0.95, 0.7, 0.0, 0.7]
+    records = [
+        record(f"v.nii#{n}", label, chance)
+        for n, (label, chance) in enumerate(zip(labels, chances, strict=True), start=1)
+    ]
+    (one,) = summaries([*records, record("a.png", "glioma"), record("b.nii#1", "glioma")])
+    assert (one["slices"], one["answered"], one["tumour"], one["longest_run"]) == (6, 5, 4, 3)
+    assert one["kinds"] == {"glioma": 3, "meningioma": 1, "pituitary": 0}
+    assert one["strongest"] == "v.nii#3"
+    assert "not independent" in one["text"]
+    assert as_table(records).count("\n") == 7
+
+
+def test_dicom_files_of_a_folder_are_one_series():
+    records = [record("s/1.dcm", "notumor"), record("s/2.dcm", "notumor"), record("t/1.dcm", "glioma")]
+    (one,) = summaries(records)
+    assert (one["volume"], one["slices"], one["tumour"]) == ("s", 2, 0)
+
+
+def test_a_journal_goes_on_with_the_file_that_was_not_finished(tmp_path):
+    """Stopped within the second file, in the middle of a line: its slices are asked for again, the first file's are kept."""
+    out, items = tmp_path / "found.json", ["a.png", "v.nii", "z.png"]
+    records = [record("a.png", "glioma"), record("v.nii#1", "glioma"), record("v.nii#2"), record("z.png", "pituitary")]
+    first = Journal(out, ["package"])
+    answers = first.follow(iter(records), items)
+    for _ in range(3):
+        next(answers)
+    answers.close()
+    with first.file.open("a") as stream:
+        stream.write('{"path": "v.nii#3", "sta')
+    second = Journal(out, ["package"])
+    assert second.done == 1
+    assert Journal(out, ["another package"]).done == 0
+    assert len(list(second.follow(iter(records[1:]), items))) == 3
+    assert not out.exists()
+    second.finish(as_json)
+    assert json.loads(out.read_text()) == records
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_csv_has_a_line_a_slice_and_quotes_reasons():
+    one = {**record("a,b.png"), "reasons": ["blurred, turned", "unusual"]}
+    rows = list(csv.DictReader(io.StringIO(as_csv([one, record("c.png", "glioma")]))))
+    assert rows[0]["path"] == "a,b.png"
+    assert rows[0]["reasons"] == "blurred, turned; unusual"
+    assert rows[0]["p_glioma"] == ""
+    assert float(rows[1]["p_glioma"]) == pytest.approx(0.7)
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    source = made[1].source()
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(made[1].table["path"][:6]):
+        (tmp_path / "in" / f"{number}.png").write_bytes(source.read(path))
+    (tmp_path / "in" / "5a.jpg").write_text("no image")
+    return tmp_path / "in"
+
+
+def test_a_killed_run_over_a_folder_goes_on_and_gives_what_one_run_gives(made, folder, tmp_path, monkeypatch):
+    runner, whole, out = CliRunner(), tmp_path / "whole.csv", tmp_path / "out.csv"
+    ask = ["predict", str(folder), "--model", str(made[0]), "--format", "csv", "--heatmaps", str(tmp_path / "heat")]
+    assert runner.invoke(app, [*ask, "--out", str(whole)]).exit_code == 1
+    maps = sorted(item.name for item in (tmp_path / "heat").iterdir())
+    predict = Classifier.predict
+    asked: list[int] = []
+
+    def stopping(self, items, **more):
+        asked.append(len(items))
+        for number, one in enumerate(predict(self, items, **more)):
+            if len(asked) == 1 and number == 4:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(Classifier, "predict", stopping)
+    assert runner.invoke(app, [*ask, "--out", str(out)]).exit_code == 130
+    assert not out.exists()
+    after = runner.invoke(app, [*ask, "--out", str(out)])
+    assert after.exit_code == 1
+    assert "Going on after 3 of 7 files." in after.stderr
+    assert "1 error" in after.stderr
+    assert asked == [7, 4]
+    assert out.read_text() == whole.read_text()
+    assert sorted(item.name for item in (tmp_path / "heat").iterdir()) == maps
+
+
+def test_a_place_that_cannot_be_written_is_said(made, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = CliRunner().invoke(
+        app, ["predict", str(folder), "--model", str(made[0]), "--out", str(tmp_path / "file" / "out.csv")]
+    )
+    assert answer.exit_code == 2 or answer.exit_code == 1
+    assert "Traceback" not in answer.output
+
+
+def test_a_figshare_matlab_file_is_read_as_matlab_shows_it(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    from tumorscope.errors import InputRejected
+    from tumorscope.inference.reading import read_slices
+
+    values = np.arange(40 * 50, dtype=np.int16).reshape(40, 50) + 100
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", userblock_size=512) as file:
+        file["cjdata/image"] = values.T  # columns as rows
+        file["cjdata/PID"] = np.array([[49], [50]], np.uint16)
+    content = b"MATLAB 7.3 MAT-file" + buffer.getvalue()[19:]
+    (one,) = read_slices("1.mat", content)
+    assert one.grey.shape == (40, 50)
+    np.testing.assert_allclose(one.grey, (values - 100) * (255 / (40 * 50 - 1)), atol=0.51)
+    assert not one.facts
+    Image.fromarray(one.grey)
+    with pytest.raises(InputRejected, match=r"MATLAB 7\.3 or newer"):
+        list(read_slices("1.mat", b"MATLAB 5.0 MAT-file" + bytes(600)))
+    with pytest.raises(InputRejected, match="not a readable MATLAB"):
+        list(read_slices("1.mat", content[:900]))
+    other = io.BytesIO()
+    with h5py.File(other, "w", userblock_size=512) as file:
+        file["volume"] = np.zeros((3, 3, 3))
+    with pytest.raises(InputRejected, match=r"a matrix cjdata\.image"):
+        list(read_slices("1.mat", b"MATLAB 7.3 MAT-file" + other.getvalue()[19:]))
