@@ -5,7 +5,21 @@ import sys
 import typer
 
 from tumorscope import __version__
-from tumorscope.cli import audit, augment, compare, data, demo, evaluate, export, predict, pretrain, study, train, tune
+from tumorscope.cli import (
+    audit,
+    augment,
+    compare,
+    data,
+    demo,
+    evaluate,
+    explain,
+    export,
+    predict,
+    pretrain,
+    study,
+    train,
+    tune,
+)
 from tumorscope.errors import TumorscopeError
 
 app = typer.Typer(
@@ -24,6 +38,7 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("explain")(explain.explain)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)

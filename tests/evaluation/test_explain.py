@@ -1,0 +1,140 @@
+"""Heat maps against masks: pointing, energy, deletion and insertion by hand, and a run explained through the command."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from tumorscope.api import train
+from tumorscope.cli.main import app
+from tumorscope.config import load_recipe
+from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.phantom import write_phantom
+from tumorscope.errors import RunMismatch
+from tumorscope.evaluation.explain import CHANCE, RANDOM, SHARES, blur, curves, explain_run, explanation
+
+
+class Corner(nn.Module):
+    """Class 0 by how bright the upper left quarter is, against class 1 at evens."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        bright = pixels[:, 0, :5, :5].mean(dim=(1, 2)) / 255
+        return torch.stack([20 * (bright - 0.5), torch.zeros(len(pixels))], 1)
+
+
+def test_deletion_and_insertion_know_the_place_that_counts():
+    """The corner's quarter of the pixels decides; a map that names it first empties the answer at once, the opposite last."""
+    pixels = torch.zeros(1, 1, 10, 10)
+    pixels[..., :5, :5] = 255
+    right = torch.zeros(1, 10, 10)
+    right[:, :5, :5] = 1
+    deletion, insertion = curves(Corner(), pixels, right)
+    worst_deletion, worst_insertion = curves(Corner(), pixels, -right)
+    assert deletion[0] < worst_deletion[0]
+    assert insertion[0] > worst_insertion[0]
+    # The opposite map changes the corner only in the last step: from share 0.7 on.
+    full = float(torch.sigmoid(torch.tensor(10.0)))
+    with torch.no_grad():
+        corners = [blur(pixels)] if SHARES[-2] <= 0.75 else []
+        gone = float(Corner()(corners[0]).softmax(1)[0, 0])
+    assert worst_deletion[0] == pytest.approx(0.7 * full + 0.3 * (full + gone) / 2, abs=1e-4)
+
+
+def test_a_blurred_slice_keeps_its_mean_and_loses_its_edges():
+    flat = torch.full((1, 1, 20, 20), 90.0)
+    torch.testing.assert_close(blur(flat), flat)
+    point = torch.zeros(1, 1, 41, 41)
+    point[..., 20, 20] = 100
+    spread = blur(point)
+    assert float(spread.sum()) == pytest.approx(100, rel=1e-4)
+    assert float(spread.max()) < 2
+    torch.testing.assert_close(spread, spread.flip(3))
+
+
+def test_means_are_over_slices_and_chance_is_the_share_of_the_mask():
+    rows = [
+        ("a", "own map", 0.004, 1.0, 0.5), ("b", "own map", 0.03, 0.0, 0.1),
+        ("a", CHANCE, 0.004, 0.0, 0.9), ("b", CHANCE, 0.03, 0.0, 0.9),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["path", "method", "mask_share", "pointing", "energy"])
+    found = explanation(table.assign(label="glioma", deletion=0.2, insertion=0.8))
+    own, chance = found["rows"]
+    assert (own["pointing"], own["energy"]) == (0.5, pytest.approx(0.3))
+    assert own["pointing_by_size"] == {"to 0.5%": 1.0, "to 4.0%": 0.0}
+    assert (chance["pointing"], chance["energy"]) == (pytest.approx(0.017), pytest.approx(0.017))
+    assert found["slices"] == 2
+    assert found["slices_by_size"] == {"to 0.5%": 1, "to 1.5%": 0, "to 4.0%": 1, "to 100.0%": 0}
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUMORSCOPE_HOME", str(folder / "home"))
+        archive = write_phantom(folder / "phantom.zip", patients_per_class=6, slices_per_patient=3, size=96)
+        yield archive, load_catalogue(archive), folder
+
+
+NETWORKS = {
+    "region_unet": {"model.filters": [4, 8, 12], "input.size": 32, "augment.paste": 0.0, "augment.remove": 0.0},
+    "compact_cnn": {"model.filters": [4, 8]},
+    "baseline_cnn": {},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_run_is_explained_beside_chance_and_random_weights(name, phantom):
+    archive, catalogue, folder = phantom
+    recipe = load_recipe(name, {**NETWORKS[name], "training.epochs": 2, "training.batch_size": 16})
+    (run,) = train(recipe, catalogue, runs=folder / "runs", workers=1)
+    answer = CliRunner().invoke(app, ["explain", str(run), "--data", str(archive), "--slices", "6"])
+    assert answer.exit_code == 0, answer.output
+    found = json.loads((run / "explain.json").read_text())
+    named = [row["method"] for row in found["rows"]]
+    own = name != "baseline_cnn"
+    assert ("own map" in named) == own
+    assert len(named) == 2 * (4 + own) + 1
+    assert found["slices"] == 6
+    for row in found["rows"]:
+        assert 0 <= row["pointing"] <= 1
+        assert 0 <= row["energy"] <= 1
+        assert (row["deletion"] is None) == row["method"].endswith(RANDOM)
+    table = pd.read_csv(run / "explain.csv")
+    assert not table["path"].str.contains("notumor").any()
+    side = recipe.input.size
+    assert Image.open(run / "explain.png").size == (side * (1 + 4 + own), side * 6)
+
+
+def test_a_perfect_map_points_at_every_tumour(phantom, monkeypatch):
+    """The masks themselves as maps: pointing and energy of one; slices without a tumour take no part."""
+    from tumorscope.evaluation import explain
+
+    _, catalogue, folder = phantom
+    recipe = load_recipe("baseline_cnn", {"training.epochs": 1, "name": "perfect"})
+    (run,) = train(recipe, catalogue, runs=folder / "runs", workers=1)
+    masks = np.load(explain.masks_of(recipe, catalogue))
+    images = np.array(explain.input_pixels(catalogue, recipe.input))
+
+    def perfect(module, pixels):
+        rows = [int((images == one[0]).all(axis=(1, 2)).argmax()) for one in pixels.numpy().astype(np.uint8)]
+        yield "perfect", torch.from_numpy((masks[rows] == explain.INSIDE).astype(np.float32))
+
+    monkeypatch.setattr(explain, "_maps", perfect)
+    table, _ = explain_run(run, catalogue, 8)
+    best = table[table["method"] == "perfect"]
+    assert (best["pointing"] == 1).all()
+    assert best["energy"].to_numpy() == pytest.approx(1)
+    assert (best["label"] != "notumor").all()
+
+
+def test_another_set_is_refused(phantom, tmp_path, monkeypatch):
+    _, catalogue, _ = phantom
+    (run,) = train(load_recipe("baseline_cnn", {"training.epochs": 1}), catalogue, runs=tmp_path, workers=1)
+    other = load_catalogue(write_phantom(tmp_path / "other.zip", patients_per_class=4, slices_per_patient=3, size=96))
+    with pytest.raises(RunMismatch, match="other bytes than"):
+        explain_run(run, other)
