@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
 from tumorscope.inference.classifier import Classifier
-from tumorscope.inference.gate import distances
+from tumorscope.inference.gate import Likeness, layout, measures
 from tumorscope.labels import CLASSES
 
 STATUSES = {"accepted", "warned", "refused", "error"}
@@ -174,5 +174,37 @@ def test_a_thousand_broken_files_each_get_an_answer_and_the_rest_is_done(classif
 
 def test_distances_by_hand():
     """Centres at 0 and at 10 along the first axis, unit precision: (3, 4) is 5 from the first, over root 2."""
-    found = distances(np.array([[3.0, 4.0], [10.0, 0.0]]), np.array([[0.0, 0.0], [10.0, 0.0]]), np.eye(2))
+    found = Likeness(np.array([[0.0, 0.0], [10.0, 0.0]]), np.eye(2)).distances(np.array([[3.0, 4.0], [10.0, 0.0]]))
     assert found.tolist() == pytest.approx([5 / 2**0.5, 0])
+
+
+def test_layout_is_where_a_head_is_bright_whatever_its_contrast():
+    half = np.zeros((96, 96), np.uint8)
+    half[:, 48:] = 60
+    found = layout(half).reshape(12, 12)
+    assert (found[:, :6] == 0).all()
+    assert found[:, 6:] == pytest.approx(1)
+    np.testing.assert_allclose(layout(half * 2), layout(half))
+
+
+def test_a_disc_has_no_contrast_within():
+    axis = np.arange(96) - 47.5
+    disc = np.where(np.hypot(axis[:, None], axis[None]) < 46, 100, 0).astype(np.uint8)
+    assert measures(disc)["contrast"] == 0
+    disc[:, :48] //= 2  # halves of 100 and 50: deviation 25 over 75 + 1
+    assert measures(disc)["contrast"] == pytest.approx(25 / 76, rel=1e-3)
+
+
+def test_a_head_in_pieces_is_refused_by_its_layout(classifier, made):
+    """Sixteenths of a slice in another order keep its grey values and edges; where they lie is what is wrong."""
+    source = made[1].source()
+    slices = [np.asarray(Image.open(io.BytesIO(source.read(path))).convert("L")) for path in made[1].table["path"][::9]]
+    order, broken = np.random.default_rng(0).permutation(16), []
+    for one in slices:
+        parts = [one[i : i + 24, j : j + 24] for i in range(0, 96, 24) for j in range(0, 96, 24)]
+        broken.append(
+            np.vstack([np.hstack([parts[order[4 * row + column]] for column in range(4)]) for row in range(4)])
+        )
+    answers = list(classifier.predict(broken))
+    assert np.mean([one.status == "refused" for one in answers]) > 0.8
+    assert np.mean([one.status == "refused" for one in classifier.predict(slices)]) < 0.2

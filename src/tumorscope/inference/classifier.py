@@ -96,7 +96,7 @@ class Classifier:
         """The slice as the graph takes it, or the gate's refusal."""
         contract = self.package.card["input"]
         head = crop_to_head(one.grey)
-        verdict = gate.before(one, head, self.package.card["gate"])
+        verdict = gate.before(one, head, self.package.card["gate"], self.package.layouts)
         if verdict.refused:
             return Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane)
         seen = head if contract["crop"] == "head" else one.grey
@@ -116,7 +116,7 @@ class Classifier:
         card = self.package.card
         logits, maps, embeddings = self._session.run(None, {"slices": np.stack([one.pixels for one in prepared])})
         chances = calibrated(logits, card["temperature"])
-        away = gate.distances(embeddings, self.package.centres, self.package.precision)
+        away = self.package.embeddings.distances(embeddings)
         found = []
         for ready, chance, activation, distance in zip(prepared, chances, maps, away, strict=True):
             one = ready.slice

@@ -17,6 +17,8 @@ MIN_SIDE, MAX_ASPECT, MIN_SPREAD = 32, 3.0, 6.0
 #: Mean colour, 0 to 255, from which a picture is no grey slice.
 MAX_CHROMA = 12.0
 LOOK = 96
+#: Pixels a side of the head that its layout is told by; enough for skull, brain and ventricles.
+LAYOUT = 12
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ def measures(head: np.ndarray) -> dict[str, float]:
 
     filled : share of the head square's inscribed ellipse that is foreground; corners : share of foreground in its corners
     symmetry : correlation with its own mirror image; sharpness : mean gradient over the standard deviation
+    contrast : standard deviation over mean within the head, where a disc has none
     """
     small = shrink(head, LOOK).astype(np.float32)
     axis = (np.arange(LOOK) + 0.5) / LOOK * 2 - 1
@@ -39,17 +42,25 @@ def measures(head: np.ndarray) -> dict[str, float]:
     foreground = small > max(1.0, 0.1 * float(np.percentile(small, 99)))
     spread = float(small.std()) + 1e-6
     centred = small - small.mean()
+    within = small[radius < 0.7]
     gradient = np.abs(np.diff(small, axis=0)).mean() + np.abs(np.diff(small, axis=1)).mean()
     return {
         "filled": float(foreground[radius < 0.85].mean()),
         "corners": float(foreground[radius > 1.2].mean()),
         "symmetry": float((centred * centred[:, ::-1]).mean() / spread**2),
         "sharpness": float(gradient / spread),
+        "contrast": float(within.std() / (within.mean() + 1.0)),
     }
 
 
-def before(one: Slice, head: np.ndarray, limits: dict[str, Any]) -> Verdict:
-    """The verdict on pixels alone; head is the slice cropped to it."""
+def layout(head: np.ndarray) -> np.ndarray:
+    """Where a head is bright and dark, whatever its contrast: float (144,), the head at 12x12 over its 95th percentile."""
+    small = shrink(head, LAYOUT).astype(np.float64).ravel()
+    return small / max(float(np.percentile(small, 95)), 1.0)
+
+
+def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likeness") -> Verdict:
+    """The verdict on pixels alone; head is the slice cropped to it, known the layouts of training slices."""
     height, width = one.grey.shape
     if min(height, width) < MIN_SIDE:
         return Verdict((f"{width}x{height} px; at least {MIN_SIDE} px a side. Give the whole slice.",))
@@ -67,6 +78,12 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any]) -> Verdict:
             refused.append(f"{_beyond(name, value, bounds['refuse'])}. It does not look like a head in MR.")
         elif not bounds["warn"][0] <= value <= bounds["warn"][1]:
             warned.append(f"{_beyond(name, value, bounds['warn'])}: unusual")
+    away = float(known.distances(layout(head)[None])[0])
+    text = f"laid out unlike the training slices by {away:.2f}; known slices reach {limits['layout']['refuse']:.2f}"
+    if away > limits["layout"]["refuse"]:
+        refused.append(f"{text}. It does not look like a head in MR, or lies otherwise.")
+    elif away > limits["layout"]["warn"]:
+        warned.append(f"{text}: unusual")
     if len(head) < MIN_SIDE:
         refused.append(f"head of {len(head)} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
     return Verdict(tuple(refused), tuple(warned))
@@ -82,6 +99,7 @@ WORDS = {
     "corners": "share of the corners that is bright",
     "symmetry": "left-right symmetry",
     "sharpness": "sharpness",
+    "contrast": "contrast within the head",
 }
 
 
@@ -93,11 +111,18 @@ def after(distance: float, limits: dict[str, Any]) -> Verdict:
     return Verdict((), (f"{text}: unusual",)) if distance > limits["distance"]["warn"] else Verdict()
 
 
-def distances(embeddings: np.ndarray, centres: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance to the nearest class, over the root of the dimension, float (n,) (Lee et al. 2018, arXiv:1807.03888).
+@dataclass(frozen=True)
+class Likeness:
+    """Training slices as a cloud for each class. centres : (classes, d); precision : (d, d), inverse of the shrunk covariance."""
 
-    embeddings : (n, d); centres : (classes, d); precision : (d, d), inverse of the shrunk covariance within classes
-    """
-    away = embeddings[:, None, :] - centres[None]
-    squares = np.einsum("nkd,de,nke->nk", away, precision, away)
-    return np.asarray(np.sqrt(np.maximum(squares, 0).min(axis=1) / embeddings.shape[1]))
+    centres: np.ndarray
+    precision: np.ndarray
+
+    def distances(self, values: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance of values (n, d) to the nearest class, over the root of d: (n,).
+
+        Lee et al. 2018, arXiv:1807.03888.
+        """
+        away = values[:, None, :] - self.centres[None]
+        squares = np.einsum("nkd,de,nke->nk", away, self.precision, away)
+        return np.asarray(np.sqrt(np.maximum(squares, 0).min(axis=1) / values.shape[1]))

@@ -18,26 +18,27 @@ import numpy as np
 
 from tumorscope.errors import DataNotFound, PackageMismatch
 from tumorscope.files import write_bytes
+from tumorscope.inference.gate import Likeness
 from tumorscope.labels import CLASSES
 
 PARTS = ("model.onnx", "card.json", "gate.npz", "MODEL_CARD.md")
 SUMS = "SHA256SUMS"
 #: Of a package; a small network is a hundredth of it.
 MAX_BYTES = 512 * 2**20
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Package:
-    """A verified package. card : card.json; graph : bytes of model.onnx; centres, precision : of `gate.distances`.
+    """A verified package. card : card.json; graph : bytes of model.onnx; embeddings, layouts : of training slices.
 
     sha256 : of its list of sums, and so of everything in it
     """
 
     card: dict[str, Any]
     graph: bytes
-    centres: np.ndarray
-    precision: np.ndarray
+    embeddings: Likeness
+    layouts: Likeness
     model_card: str
     sha256: str
 
@@ -89,8 +90,11 @@ def load_package(path: str | Path | None = None) -> Package:
         )
     digest = hashlib.sha256(parts[SUMS]).hexdigest()
     with np.load(io.BytesIO(parts["gate.npz"]), allow_pickle=False) as arrays:
-        centres, precision = arrays["centres"].astype(np.float64), arrays["precision"].astype(np.float64)
-    return Package(card, parts["model.onnx"], centres, precision, parts["MODEL_CARD.md"].decode(), digest)
+        embeddings, layouts = (
+            Likeness(*(arrays[f"{name}_{what}"].astype(np.float64) for what in ("centres", "precision")))
+            for name in ("embeddings", "layouts")
+        )
+    return Package(card, parts["model.onnx"], embeddings, layouts, parts["MODEL_CARD.md"].decode(), digest)
 
 
 def _shipped() -> dict[str, bytes]:

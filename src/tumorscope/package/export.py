@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from tumorscope import __version__
 from tumorscope.config import Recipe, load_recipe
-from tumorscope.data.cache import input_pixels
+from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
 from tumorscope.evaluation.scores import calibration_error
 from tumorscope.inference.classifier import calibrated
-from tumorscope.inference.gate import distances, measures
+from tumorscope.inference.gate import LOOK, Likeness, layout, measures
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.package.card import FORMAT, write_package
 from tumorscope.package.model_card import model_card
@@ -83,8 +83,12 @@ def export_run(
         raise InputRejected("graph", f"{difference:g}", f"at most {TOLERANCE:g} from torch", "Report this as a bug.")
     say("Measuring slices for the gate")
     trained = _rows(facts, catalogue)
-    centres, precision = statistics(embeddings_of(module, recipe, images[trained]), labels[trained])
-    held = np.concatenate([_held_out(one, recipe, catalogue, images, labels) for one in cv[:1]])
+    layouts = np.stack([layout(head) for head in pixels(catalogue, LOOK, crop="head")])
+    known = {
+        "embeddings": statistics(embeddings_of(module, recipe, images[trained]), labels[trained]),
+        "layouts": statistics(layouts[trained], labels[trained]),
+    }
+    held = _held_out(cv[0], recipe, catalogue, images, layouts, labels)
     predictions = pd.concat([read_predictions(one) for one in cv], ignore_index=True)
     card = {
         "format": FORMAT,
@@ -109,7 +113,10 @@ def export_run(
     }
     content = json.dumps(card, indent=2).encode()
     statistics_file = io.BytesIO()
-    np.savez(statistics_file, centres=centres.astype(np.float32), precision=precision.astype(np.float32))
+    clouds = {
+        f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
+    }
+    np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
     parts = {"model.onnx": graph, "card.json": content, "gate.npz": statistics_file.getvalue()}
     return write_package(out, {**parts, "MODEL_CARD.md": model_card(card).encode()})
 
@@ -204,12 +211,12 @@ def _chunks(images: np.ndarray, size: int = 256) -> list[np.ndarray]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def statistics(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre of each class (classes, d), and the inverse of the shrunk covariance within classes (Ledoit and Wolf 2004)."""
+def statistics(values: np.ndarray, labels: np.ndarray) -> Likeness:
+    """Centre of each class, and the inverse of the shrunk covariance within classes (Ledoit and Wolf 2004), of values (n, d)."""
     from sklearn.covariance import LedoitWolf
 
-    centres = np.stack([embeddings[labels == k].mean(axis=0) for k in range(len(CLASSES))])
-    return centres, LedoitWolf(assume_centered=True).fit(embeddings - centres[labels]).precision_
+    centres = np.stack([values[labels == k].mean(axis=0) for k in range(len(CLASSES))])
+    return Likeness(centres, LedoitWolf(assume_centered=True).fit(values - centres[labels]).precision_)
 
 
 def _rows(facts: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
@@ -218,20 +225,23 @@ def _rows(facts: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
     return folds(facts["protocol"], catalogue.table, facts["seed"])[0].train
 
 
-def _held_out(run: Path, recipe: Recipe, catalogue: Catalogue, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Distances of every fold's test slices from its training slices, in its own network's embedding."""
+def _held_out(
+    run: Path, recipe: Recipe, catalogue: Catalogue, images: np.ndarray, layouts: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Distances of every fold's test slices from its training slices, in its own network's embedding and in layout."""
     from tumorscope.protocols import folds
 
     facts = json.loads((run / "environment.json").read_text())
-    found = []
+    found: dict[str, list[np.ndarray]] = {"distance": [], "layout": []}
     for fold in folds("patient-cv", catalogue.table, facts["seed"]):
         module = load_network(run / f"fold-{fold.index}", recipe)
-        known = statistics(embeddings_of(module, recipe, images[fold.train]), labels[fold.train])
-        found.append(distances(embeddings_of(module, recipe, images[fold.test]), *known))
-    return np.concatenate(found)
+        train, test = (embeddings_of(module, recipe, images[rows]) for rows in (fold.train, fold.test))
+        found["distance"].append(statistics(train, labels[fold.train]).distances(test))
+        found["layout"].append(statistics(layouts[fold.train], labels[fold.train]).distances(layouts[fold.test]))
+    return {name: np.concatenate(several) for name, several in found.items()}
 
 
-def _limits(catalogue: Catalogue, rows: np.ndarray, held: np.ndarray) -> dict[str, Any]:
+def _limits(catalogue: Catalogue, rows: np.ndarray, held: dict[str, np.ndarray]) -> dict[str, Any]:
     """Limits that together refuse at most `REFUSED` of genuine slices, and warn of `WARNED`; a little room beyond."""
     from tumorscope.data.decode import crop_to_head, decode
 
@@ -240,8 +250,10 @@ def _limits(catalogue: Catalogue, rows: np.ndarray, held: np.ndarray) -> dict[st
     table = pd.DataFrame(
         [measures(crop_to_head(decode(source.read(catalogue.table["path"][row])).grey)) for row in some]
     )
-    # Each of the nine limits has its equal part.
-    refuse, warn = REFUSED / (2 * len(table.columns) + 1), WARNED / (2 * len(table.columns) + 1)
+    # Layout, which tells most strangers, has half of what may be refused; the other limits have equal parts of the rest.
+    others = 2 * len(table.columns) + len(held) - 1
+    part = {"layout": 0.5}
+    refuse, warn = REFUSED * 0.5 / others, WARNED * 0.5 / others
     bounds = {}
     for name, values in table.items():
         room = 0.1 * (values.quantile(0.99) - values.quantile(0.01))
@@ -249,10 +261,16 @@ def _limits(catalogue: Catalogue, rows: np.ndarray, held: np.ndarray) -> dict[st
             "refuse": [float(values.quantile(refuse) - room), float(values.quantile(1 - refuse) + room)],
             "warn": [float(values.quantile(warn)), float(values.quantile(1 - warn))],
         }
-    limit = {"refuse": float(np.quantile(held, 1 - refuse)), "warn": float(np.quantile(held, 1 - warn))}
+    away = {
+        name: {
+            what: float(np.quantile(values, 1 - share * part.get(name, 0.5 / others)))
+            for what, share in (("refuse", REFUSED), ("warn", WARNED))
+        }
+        for name, values in held.items()
+    }
     return {
         "measures": bounds,
-        "distance": limit,
+        **away,
         "slices": len(table),
         "refused_share": REFUSED,
         "warned_share": WARNED,
