@@ -25,3 +25,7 @@ NO_TUMOUR = INDEX["notumor"]
 
 #: Folder name (lower case) to class name, aliases included.
 BY_FOLDER = {alias: label.name for label in LABELS for alias in (label.name, *label.aliases)}
+
+#: A tumour of a kind that is not known, and the folders it goes by; for scoring alone, nothing is trained on it.
+TUMOUR = "tumour"
+TUMOUR_FOLDERS = ("tumour", "tumor", "yes", "tumours", "tumors", "abnormal")

@@ -1,5 +1,6 @@
 """Packages: what is in them, that they are what they say, and that a changed one is refused."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -143,6 +144,69 @@ def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made,
     answered = result["status"].get("accepted", 0) + result["status"].get("warned", 0)
     assert result["scores"]["n"] == answered
     assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2
+
+
+def test_tumours_of_an_unknown_kind_are_scored_as_present_or_not(made, tmp_path, monkeypatch):
+    """Folders yes/ and no/, as two well-known sets have them: presence is scored, kinds are not; training does not see yes/."""
+    import zipfile
+
+    from typer.testing import CliRunner
+
+    from tumorscope.cli.main import app
+    from tumorscope.data.catalogue import load_catalogue
+
+    folder, catalogue, _ = made
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    source = catalogue.source()
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for number, row in enumerate(catalogue.table.itertuples()):
+            place = "no" if row.label == "notumor" else "yes"
+            archive.writestr(f"{place}/{number}.png", source.read(row.path))
+    ask = ["evaluate", "--package", str(folder), "--data", str(tmp_path / "two.zip"), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, ask)
+    assert answer.exit_code == 0, answer.output
+    assert "tumour or none" in answer.stdout
+    result = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert "scores" not in result
+    assert result["data"]["slices"] == len(catalogue.table)
+    told = list(csv.DictReader((tmp_path / "out" / "findings.csv").open()))
+    said = [(row["label"] == "tumour", row["answer"] != "notumor") for row in told if row["p_glioma"]]
+    tumours = [called for is_tumour, called in said if is_tumour]
+    assert result["presence"]["n"] == len(said)
+    assert result["presence"]["sensitivity"] == pytest.approx(sum(tumours) / len(tumours))
+    assert set(load_catalogue(tmp_path / "two.zip").table["label"]) == {"notumor"}
+
+
+def test_a_backbone_with_a_pooling_head_makes_a_package(made, tmp_path):
+    """Logits, class activation map and embedding of a network of timm, the same as torch's; other heads have no map."""
+    from tumorscope.api import train
+    from tumorscope.config import parse_recipe
+    from tumorscope.package.export import export_run
+
+    def recipe(head):
+        backbone = {"name": "resnet10t", "weights": "none", "head": head}
+        return parse_recipe(
+            {
+                **{"name": f"back-{head}", "input": {"size": 32, "crop": "head", "normalise": "backbone"}},
+                **{"model": {"name": "backbone", "backbone": backbone}, "augment": {"mirror": 0.5}},
+                "training": {"epochs": 1, "mirror_average": True},
+            },
+            "test",
+        )
+
+    catalogue, runs = made[1], tmp_path / "runs"
+    done = {one: train(recipe("pooled"), catalogue, one, [0], runs=runs, workers=1)[0] for one in ("all", "patient-cv")}
+    export_run(done["all"], [done["patient-cv"]], catalogue, tmp_path / "back")
+    package = load_package(tmp_path / "back")
+    assert package.card["graph_difference"] < 1e-4
+    assert package.card["map"] == "activation"
+    source = catalogue.source()
+    (one,) = Classifier.load(tmp_path / "back").predict([source.read(catalogue.table["path"][0])], heat=True)
+    assert one.heat is None or one.heat.shape == (96, 96)
+    assert package.embeddings.centres.shape == (4, 512)
+    (other,) = train(recipe("improved"), catalogue, "all", [0], runs=runs, workers=1)
+    with pytest.raises(RunMismatch, match="has no map"):
+        export_run(other, [], catalogue, tmp_path / "other")
 
 
 def test_the_shipped_package_is_whole_and_sees_a_slice():

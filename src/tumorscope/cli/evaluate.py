@@ -41,7 +41,7 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
     from tumorscope.evaluation.package_scores import score_package
     from tumorscope.files import write_json, write_text
 
-    catalogue = open_catalogue(data, classes, ())
+    catalogue = open_catalogue(data, classes, (), kinds=False)
     with counting("Answering") as progress:
         found, result = score_package(package, catalogue, progress)
     write_text(out / "findings.csv", found.to_csv(index=False))
@@ -51,10 +51,12 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
         return
     typer.echo(", ".join(f"{count} {status}" for status, count in result["status"].items()))
     if "scores" in result:
-        presence, scores = result["scores"]["presence"], result["scores"]
+        scores = result["scores"]
         typer.echo(f"accuracy {scores['accuracy']:.4f}, balanced {scores['balanced_accuracy']:.4f}, n {scores['n']}")
+    if "presence" in result:
+        presence = result["presence"]
         three = " ".join(short(presence[name]) for name in ("auc", "sensitivity", "specificity"))
-        typer.echo(f"tumour or none: AUC, sensitivity, specificity {three}")
+        typer.echo(f"tumour or none: AUC, sensitivity, specificity {three}, n {presence['n']}")
     typer.echo((out / "scores.json").resolve())
 
 

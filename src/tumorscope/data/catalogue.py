@@ -68,19 +68,21 @@ def load_catalogue(
     classes: dict[str, str] | None = None,
     sizes: Sequence[int] = (),
     progress: Progress | None = None,
+    kinds: bool = True,
 ) -> Catalogue:
     """Catalogue the archive or folder at `path`, or open the stored one when no byte has changed.
 
     classes : folder name to class name for other people's data, e.g. {"no": "notumor"}
     sizes : resolutions whose pixel caches are made in the same pass, so that nothing is decoded twice
     progress : called with (files done, files in all)
+    kinds : whether every tumour must be of a known kind; without, folders such as yes/ and tumor/ are read too, for scoring
 
     Raises `DataNotFound` or `InputRejected` where nothing can be read.
     """
     for size in sizes:
         check_side(size)
     source = open_source(path)
-    layout = Layout.of(classes)
+    layout = Layout.of(classes, kinds)
     folder = home.datasets() / f"{_slug(source.path)}-{_key(source, layout)}"
     return _stored(folder, source.path) or _build(source, layout, folder, sizes, progress)
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from tumorscope.data.sources import Member, Source, check, readable
 from tumorscope.errors import InputRejected
-from tumorscope.labels import BY_FOLDER, CLASSES
+from tumorscope.labels import BY_FOLDER, CLASSES, TUMOUR, TUMOUR_FOLDERS
 
 SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
 #: What metadata.csv may say of a slice beyond its label.
@@ -55,15 +55,20 @@ class Layout:
     classes: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, classes: dict[str, str] | None) -> "Layout":
-        """Our folder names and aliases, `classes` added to them; raises `InputRejected` for an unknown class."""
+    def of(cls, classes: dict[str, str] | None, kinds: bool = True) -> "Layout":
+        """Our folder names and aliases, `classes` added to them; raises `InputRejected` for an unknown class.
+
+        kinds : whether every tumour must be of a known kind; else folders such as yes/ and tumor/ hold the class `TUMOUR`
+        """
+        known = CLASSES if kinds else (*CLASSES, TUMOUR)
         for folder, name in (classes or {}).items():
-            if name not in CLASSES:
+            if name not in known:
                 raise InputRejected(
-                    "class", f"{folder}={name}", f"one of {', '.join(CLASSES)}", "Map it to one of these."
+                    "class", f"{folder}={name}", f"one of {', '.join(known)}", "Map it to one of these."
                 )
+        ours = BY_FOLDER if kinds else BY_FOLDER | dict.fromkeys(TUMOUR_FOLDERS, TUMOUR)
         added = {folder.lower(): name for folder, name in (classes or {}).items()}
-        return cls(tuple(sorted((BY_FOLDER | added).items())))
+        return cls(tuple(sorted((ours | added).items())))
 
 
 def plan(source: Source, layout: Layout) -> tuple[list[Planned], tuple[str, ...]]:
@@ -100,7 +105,7 @@ def _notices(planned: list[Planned], others: int) -> list[str]:
     if others:
         notices.append(f"{others} files lie outside the class folders or are no images; they were left out.")
     missing = [name for name in CLASSES if all(item.label != name for item in planned)]
-    if missing:
+    if missing and all(item.label != TUMOUR for item in planned):
         notices.append(f"No slice of class {', '.join(missing)}.")
     return notices
 

@@ -11,6 +11,7 @@ from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.scores import PROBABILITIES, score
 from tumorscope.inference.classifier import Classifier
+from tumorscope.labels import TUMOUR
 from tumorscope.training.runs import environment
 
 
@@ -19,6 +20,7 @@ def score_package(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Findings of every slice of the catalogue, a row each with path, label, status and probabilities; and their scores.
 
+    A catalogue may hold tumours of an unknown kind; then there are scores of presence alone.
     What the gate refuses has no probabilities; it is counted, by class, and left out of the scores, which say so. Presence at
     the answer given: a tumour is found where the answer is a tumour.
     """
@@ -47,6 +49,9 @@ def score_package(
         **environment(),
     }
     if len(answered):
+        result |= {"presence": presence(answered), "presence by plane": _by(answered, "plane")}
+        result["presence by source"] = _by(answered, "source")
+    if len(answered) and (answered["label"] != TUMOUR).all():
         covered = [label in one.split() for label, one in zip(answered["label"], answered["set"], strict=True)]
         result |= {
             "scores": score(answered),
@@ -54,3 +59,23 @@ def score_package(
             "set coverage by class": pd.Series(covered).groupby(answered["label"].to_numpy()).mean().to_dict(),
         }
     return found, result
+
+
+def presence(answered: pd.DataFrame) -> dict[str, Any]:
+    """Tumour or none, whatever the kind: n, AUC, sensitivity and specificity, with 95 % intervals by patient where known."""
+    # Any kind will do, since presence does not ask which.
+    told = answered.assign(label=answered["label"].replace(TUMOUR, "glioma"))
+    names = ("auc", "sensitivity", "specificity")
+    intervals = bootstrap(told, metrics=[f"presence_{name}" for name in names])
+    found = score(told)["presence"]
+    return {
+        **{"n": len(told), "tumours": int((told["label"] != "notumor").sum())},
+        **{name: found[name] for name in names},
+        "intervals": {name: intervals[f"presence_{name}"] for name in names},
+    }
+
+
+def _by(answered: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Presence for each value of a column that is known."""
+    known = answered[answered[column].fillna("") != ""]
+    return {str(name): presence(part) for name, part in known.groupby(column)}

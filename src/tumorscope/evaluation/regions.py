@@ -58,7 +58,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
-    """Of a part of a run's regions.csv: Dice, hits and pointing by class and size, and false regions on tumour-free slices.
+    """Of a part of a run's regions.csv: Dice, hits and pointing by class, plane and size, and false regions on tumour-free slices.
 
     pixels : of a slice, s * s
     """
@@ -68,6 +68,7 @@ def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
     return {
         "all": _summary(tumours),
         "by class": {name: _summary(tumours[tumours["label"] == name]) for name in CLASSES if name != "notumor"},
+        "by plane": {str(name): _summary(part) for name, part in tumours.groupby("plane") if name},
         "by share of the slice": {str(name): _summary(part) for name, part in tumours.groupby(size, observed=True)},
         "tumour-free": {
             "slices": len(free),

@@ -22,6 +22,7 @@ from tumorscope.evaluation.scores import calibration_error
 from tumorscope.inference.classifier import calibrated
 from tumorscope.inference.gate import LOOK, Likeness, layout, measures
 from tumorscope.labels import CLASSES, INDEX
+from tumorscope.models.heads import POOLING
 from tumorscope.package.card import FORMAT, write_package
 from tumorscope.package.model_card import model_card
 from tumorscope.protocols import ALL
@@ -33,7 +34,7 @@ from tumorscope.training.runs import environment, read_predictions
 ERROR_RATE, REFUSED, WARNED = 0.10, 0.01, 0.05
 #: Largest difference of probabilities between graph and network, and slices that it is checked on.
 TOLERANCE, CHECKED = 1e-4, 200
-CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions"}
+CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions", "backbone": "activation"}
 
 
 class Exported(nn.Module):
@@ -125,8 +126,13 @@ def _check(
     run: Path, recipe: Recipe, facts: dict[str, Any], scored: Sequence[Path], catalogue: Catalogue
 ) -> list[Path]:
     """The patient-cv runs among `scored`, after everything is known to belong together."""
-    if recipe.model.name not in CLASS_MAPS:
-        raise RunMismatch(f"{run}: {recipe.model.name} has no map; a package is made of {' or '.join(CLASS_MAPS)}.")
+    backbone = recipe.model.backbone
+    if recipe.model.name not in CLASS_MAPS or (backbone and backbone.head not in POOLING):
+        kind = f"a {backbone.head} head" if backbone else recipe.model.name
+        raise RunMismatch(
+            f"{run}: {kind} has no map; a package is made of compact_cnn, region_unet or a backbone with a "
+            f"{' or '.join(sorted(POOLING))} head."
+        )
     if recipe.pixels_of_fold:
         raise RunMismatch(
             f"{run}: its slices are made by another network (super-resolution, regions), which a package does not hold."

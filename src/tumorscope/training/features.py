@@ -5,6 +5,7 @@ The file's name carries everything that decides its content: slices, input contr
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Features:
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Float32 (len(rows), views, c * h * w + k), in memory."""
         maps = np.load(self.maps, mmap_mode="r")[rows]
-        flat = maps.reshape(*maps.shape[:2], -1)
+        flat = maps.reshape(*maps.shape[:2], math.prod(maps.shape[2:]))
         if self.texture is None:
             return flat
         return np.concatenate([flat, np.load(self.texture, mmap_mode="r")[rows]], axis=2)
