@@ -47,7 +47,9 @@ def test_region_scores_and_their_summary_by_hand():
     assert scores["dice"].isna().tolist() == [False, False, True, True]
     assert scores["pointed"].tolist()[:2] == [1, 0]
     assert scores["region_pixels"].tolist() == [4, 1, 1, 0]
-    found = summary(scores.assign(label=np.array(CLASSES)[labels]), 100)
+    found = summary(scores.assign(label=np.array(CLASSES)[labels], plane=["axial", "coronal", "", "axial"]), 100)
+    assert found["by plane"]["axial"]["dice_mean"] == 1
+    assert found["by plane"]["coronal"]["hit"] == 0
     assert found["by class"]["glioma"]["dice_mean"] == 0.5
     assert found["by class"]["glioma"]["hit"] == 0.5
     assert found["tumour-free"] == {"slices": 1, "with a region": 1.0}

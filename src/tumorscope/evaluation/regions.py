@@ -58,7 +58,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
-    """Of a part of a run's regions.csv: Dice, hits and pointing by class, plane and size, and false regions on tumour-free slices.
+    """Of a part of a run's regions.csv: Dice, hits and pointing by class, plane and size, and false regions elsewhere.
 
     pixels : of a slice, s * s
     """
