@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tumorscope.api import read_run
 from tumorscope.cli.main import app
 from tumorscope.data.phantom import write_phantom
+from tumorscope.errors import RunMismatch
 
 QUICK = ["--set", "training.epochs=1", "--workers", "1"]
 
@@ -65,6 +66,10 @@ def test_an_external_set_is_tested_without_what_training_holds_again(sets, tmp_p
     assert difference["difference"] == pytest.approx(scores["test"]["accuracy"] - floor)
     assert difference["slices"] == 24
     assert "external: test accuracy of baseline_cnn less that of memoriser" in report.stdout
+    # Without the other set its slices are not there.
+    alone = invoke(tmp_path, monkeypatch, "compare", run, *where[:2], "--out", tmp_path / "alone")
+    assert isinstance(alone.exception, RunMismatch)
+    assert "scored on slices that one does not hold. Give the run's --data." in str(alone.exception)
 
 
 @pytest.mark.parametrize(

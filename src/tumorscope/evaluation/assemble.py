@@ -12,6 +12,7 @@ import pandas as pd
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
+from tumorscope.errors import RunMismatch
 from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, pooled_intervals
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
 from tumorscope.evaluation.scores import worst_mistakes
@@ -36,7 +37,11 @@ def report_of(
     epochs: pd.DataFrame | None = None,
     notices: Sequence[str] = (),
 ) -> Path:
-    """Write the report of finished runs into `folder` and give the page's path."""
+    """Write the report of finished runs into `folder` and give the page's path; raises `RunMismatch` for runs of other data."""
+    known = set(catalogue.table["path"])
+    for run in runs:
+        if not known.issuperset(read_predictions(run)["path"]):
+            raise RunMismatch(f"{run}: scored on slices that {catalogue.name} does not hold. Give the run's --data.")
     report = Report(
         title=f"tumorscope: {catalogue.name}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

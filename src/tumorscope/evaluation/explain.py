@@ -7,7 +7,6 @@ brought back into a blurred slice (Petsiuk et al. 2018, arXiv:1806.07421); a map
 high one. Beside them chance, and the same methods on the network with random weights (Adebayo et al. 2018, arXiv:1810.03292).
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from tumorscope.inference.batch import overlay
 from tumorscope.models.regions import RegionNetwork, evidence_of
 from tumorscope.models.residual import ResidualNetwork
 from tumorscope.training.network import SliceNetwork, load_network
-from tumorscope.training.runs import environment, masks_of, read_predictions
+from tumorscope.training.runs import environment, facts_of, masks_of, read_predictions
 
 Progress = Callable[[int, int], None]
 #: Methods of torch-cam by name, and what a row without a network is called.
@@ -49,9 +48,8 @@ def explain_run(
     Columns: path, label, method, mask_share, pointing, energy, deletion, insertion.
     Raises `RunMismatch` for another set or a network without convolutions over places, `DataNotFound` without masks.
     """
-    recipe, facts = load_recipe(run / "recipe.toml"), json.loads((run / "environment.json").read_text())
-    if facts["data"]["digest"] != catalogue.digest:
-        raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data.")
+    recipe = load_recipe(run / "recipe.toml")
+    facts_of(run, catalogue)
     if recipe.pixels_of_fold:
         raise RunMismatch(f"{run}: its slices are made for each fold; maps over them are not maps over the slices.")
     chosen, images, masks = _tumours(run, recipe, catalogue, slices)

@@ -28,7 +28,7 @@ from tumorscope.package.model_card import model_card
 from tumorscope.protocols import ALL
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.network import SliceNetwork, load_network
-from tumorscope.training.runs import environment, read_predictions
+from tumorscope.training.runs import environment, facts_of, read_predictions
 
 #: Error rate of prediction sets, and shares of genuine slices that the gate may refuse and warn of, over all its limits.
 ERROR_RATE, REFUSED, WARNED = 0.10, 0.01, 0.05
@@ -72,7 +72,7 @@ def export_run(
 
     Raises `RunMismatch` where the runs do not belong together, `InputRejected` where graph and network differ.
     """
-    recipe, facts = load_recipe(run / "recipe.toml"), json.loads((run / "environment.json").read_text())
+    recipe, facts = load_recipe(run / "recipe.toml"), facts_of(run, catalogue)
     cv = _check(run, recipe, facts, scored, catalogue)
     module = load_network(run / "fold-0", recipe)
     images = input_pixels(catalogue, recipe.input)
@@ -139,8 +139,6 @@ def _check(
         )
     if len(facts["folds"]) != 1:
         raise RunMismatch(f"{run}: {len(facts['folds'])} models; train one with --protocol {ALL}.")
-    if facts["data"]["digest"] != catalogue.digest:
-        raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data.")
     cv = []
     for one in scored:
         other = json.loads((one / "environment.json").read_text())

@@ -269,6 +269,14 @@ def _named(scored: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
     return pd.concat([facts.reset_index(drop=True), scored], axis=1)
 
 
+def facts_of(run: Path, catalogue: Catalogue) -> dict[str, Any]:
+    """environment.json of a run folder; raises `RunMismatch` where the run is of other data than the catalogue's."""
+    facts: dict[str, Any] = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    if facts["data"]["digest"] != catalogue.digest:
+        raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data.")
+    return facts
+
+
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
     """predictions.csv of a run folder; ids stay text."""
     text = dict.fromkeys(("path", "label", "source", "plane", "patient", "picture", "part"), str)
