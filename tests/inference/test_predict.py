@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -146,21 +149,35 @@ def mutated(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.slow
-def test_a_thousand_broken_files_each_get_an_answer_and_the_rest_is_done(classifier, heads, tmp_path):
-    """No exception, nothing over five seconds, and a good slice behind each ten is still answered alike."""
-    random = np.random.default_rng(7)
+@pytest.fixture(scope="module")
+def broken(heads, tmp_path_factory):
+    """A thousand files of every format with bytes changed, cut off, or put in."""
+    import gzip
+
+    import h5py
+
+    random, folder = np.random.default_rng(7), tmp_path_factory.mktemp("broken")
     grey = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L"))
+    matlab = io.BytesIO()
+    with h5py.File(matlab, "w", userblock_size=512) as file:
+        file["cjdata/image"] = grey.astype(np.int16)
     seeds = [
-        *((f"a.{kind.lower()}", encoded(grey, kind)) for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")),
-        *(("a.dcm", dicom(grey.astype(np.uint16))), ("a.nii", volume(np.eye(4)))),
+        *((kind.lower(), encoded(grey, kind)) for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")),
+        *(("dcm", dicom(grey.astype(np.uint16))), ("nii", volume(np.eye(4)))),
+        *(("nii.gz", gzip.compress(volume(np.eye(4)))), ("mat", b"MATLAB 7.3 MAT-file" + matlab.getvalue()[19:])),
     ]
+    for number in range(1000):
+        ending, content = seeds[number % len(seeds)]
+        (folder / f"{number:04d}.{ending}").write_bytes(mutated(content, random))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_thousand_broken_files_each_get_an_answer_and_the_rest_is_done(classifier, heads, broken):
+    """No exception, nothing over five seconds, and a good slice between each hundred is still answered alike."""
     (good,) = classifier.predict([heads[0]])
     slowest = 0.0
-    for number in range(1000):
-        name, content = seeds[number % len(seeds)]
-        path = tmp_path / name
-        path.write_bytes(mutated(content, random))
+    for number, path in enumerate(sorted(broken.iterdir())):
         started = time.perf_counter()
         answers = list(classifier.predict([path]))
         slowest = max(slowest, time.perf_counter() - started)
@@ -170,6 +187,24 @@ def test_a_thousand_broken_files_each_get_an_answer_and_the_rest_is_done(classif
             (again,) = classifier.predict([heads[0]])
             assert again.probabilities == good.probabilities
     assert slowest < 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the memory of one process is told by wait4, which is not here")
+def test_a_folder_of_broken_files_stays_below_a_gigabyte(made, broken, tmp_path):
+    """In a process of its own, as a user runs it: every file is answered, and nothing is printed but the answers."""
+    out = tmp_path / "found.csv"
+    command = [sys.executable, "-m", "tumorscope.cli.main", "predict", str(broken), "--model", str(made[0])]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([*command, "--format", "csv", "--out", str(out)], stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    text = (tmp_path / "said").read_text()
+    assert process.returncode == 1, text
+    assert "Traceback" not in text
+    assert usage.ru_maxrss < 2**20  # KiB
+    named = {row["path"].rpartition("#")[0] or row["path"] for row in csv.DictReader(out.open())}
+    assert named == {str(path) for path in broken.iterdir()}
 
 
 def test_distances_by_hand():

@@ -195,3 +195,10 @@ def test_a_folder_is_read_in_the_order_of_positions(tmp_path):
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "z.png")
     (tmp_path / "notes.txt").write_text("no slice")
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["z.png", "b", "c", "a"]
+
+
+def test_spacing_that_would_stretch_a_slice_without_end_is_refused():
+    """A millimetre beside a millionth of one: 6 pixels would become a million."""
+    content = volume(np.diag([1, 1e-6, 1, 1]))
+    with pytest.raises(InputRejected, match="square pixels a side"):
+        read(content, "v.nii")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tumorscope.data.decode import MAX_PIXELS, decode
+from tumorscope.data.decode import MAX_PIXELS, MAX_SIDE, decode
 from tumorscope.errors import InputRejected
 
 #: Bytes of a file, frames of a DICOM file, voxels of a volume.
@@ -169,10 +169,9 @@ def _square(grey: np.ndarray, down: float, across: float) -> np.ndarray:
     height, width = grey.shape
     step = min(down, across)
     size = max(1, round(width * across / step)), max(1, round(height * down / step))
-    if size[0] * size[1] > MAX_PIXELS:
-        raise InputRejected(
-            "spacing", f"{down:g} by {across:g}", f"at most {MAX_PIXELS:,} square pixels", "Resample it."
-        )
+    if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
+        limit = f"at most {MAX_SIDE:,} square pixels a side and {MAX_PIXELS:,} in all"
+        raise InputRejected("spacing", f"{down:g} by {across:g}", limit, "Resample it.")
     return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
 
 
