@@ -199,6 +199,6 @@ def test_a_folder_is_read_in_the_order_of_positions(tmp_path):
 
 def test_spacing_that_would_stretch_a_slice_without_end_is_refused():
     """A millimetre beside a millionth of one: 6 pixels would become a million."""
-    content = volume(np.diag([1, 1e-6, 1, 1]))
+    content = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(6, 8, 10), np.diag([1, 1e-6, 1, 1])).to_bytes()
     with pytest.raises(InputRejected, match="square pixels a side"):
         read(content, "v.nii")
