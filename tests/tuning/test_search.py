@@ -12,11 +12,12 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock
 from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
 
 from tumorscope.config import load_recipe
 from tumorscope.errors import RunMismatch
-from tumorscope.tuning.search import STUDY, _storage, tune
+from tumorscope.tuning.search import STUDY, _lock, _put_back, _storage, tune
 from tumorscope.tuning.space import Range
 
 SPACE = {"optimiser.learning_rate": Range(low=1e-4, high=1e-2, log=True)}
@@ -102,3 +103,37 @@ def test_killed_with_four_workers_no_trial_is_lost_and_none_is_done_twice(tmp_pa
             out=tmp_path / "out",
             protocol="official",
         )
+
+
+def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):
+    """Started beside another on the same storage, as on a second machine; put back once that one has ended."""
+    study = optuna.create_study()
+    for search in ("runs", "ended", "elsewhere"):
+        study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).set_user_attr("search", search)
+    _lock(tmp_path, "ended").write_text("")
+    with FileLock(_lock(tmp_path, "runs")):
+        _put_back(study, tmp_path)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["RUNNING", "FAIL", "RUNNING", "WAITING"]
+    assert study.trials[3].user_attrs == {"again": 1}
+    _lock(tmp_path, "runs").touch()
+    _put_back(study, tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "RUNNING", "WAITING", "WAITING"]
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_search(tmp_path):
+    """Killed alone, it leaves no worker behind that would go on with trials that the next call puts back."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", ASK, str(tmp_path), "400"], env=environment, cwd=root, start_new_session=True
+    ) as process:
+        for _ in range(1200):
+            time.sleep(0.1)
+            if (tmp_path / "out" / "journal.log").exists() and finished(tmp_path / "out"):
+                break
+        os.kill(process.pid, signal.SIGKILL)
+    time.sleep(5)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

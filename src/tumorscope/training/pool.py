@@ -28,9 +28,9 @@ def work(
     """
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_end_with_parent)
+    manager.start(end_with_parent)
     # The manager closes before the pool waits: from then on reports fail, which is what stops the jobs under way.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool, manager:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool, manager:
         events: queue.Queue[Event] = manager.Queue()
         futures = [pool.submit(act, job, events.put) for job in jobs]
         try:
@@ -55,7 +55,7 @@ def _pass_on(futures: list[Future[None]], events: "queue.Queue[Event]", report: 
             future.result()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A killed process cannot end its children, so each child watches for that itself."""
     threading.Thread(target=_watch, daemon=True).start()
 

@@ -7,6 +7,7 @@ twice; how many are asked for is counted under a lock, so that workers together 
 
 import json
 import multiprocessing
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from tumorscope import home
 from tumorscope.config import Recipe, load_recipe
@@ -23,6 +25,7 @@ from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
+from tumorscope.training.pool import end_with_parent
 from tumorscope.training.runs import environment
 from tumorscope.tuning.space import Space, suggested
 
@@ -33,7 +36,10 @@ STUDY = "tune"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a worker needs. `folds` have empty test parts; `storage` is a journal file or a database URL."""
+    """Everything a worker needs. `folds` have empty test parts; `storage` is a journal file or a database URL.
+
+    search : id of the call that the worker belongs to, which trials are marked with
+    """
 
     recipe: str
     space: Space
@@ -45,6 +51,7 @@ class Plan:
     sampler: Sampler
     pruner: Pruner
     seed: int
+    search: str = ""
 
 
 def tune(
@@ -91,13 +98,16 @@ def tune(
         sampler,
         pruner,
         seed,
+        uuid.uuid4().hex,
     )
     study = _open(plan)
     _claim(
         study, {"recipe": base.model_dump(mode="json"), "space": _plain(space), "split": digest(blind, catalogue.table)}
     )
-    _put_back(study)
-    _work(plan, min(workers or home.cores(), trials), say)
+    _put_back(study, out)
+    with FileLock(_lock(out, plan.search)):  # let go however this process ends
+        _work(plan, min(workers or home.cores(), trials), say)
+    _lock(out, plan.search).unlink(missing_ok=True)
     return _write(study, plan, base, out)
 
 
@@ -166,13 +176,35 @@ def _claim(study: Any, identity: dict[str, Any]) -> None:
         )
 
 
-def _put_back(study: Any) -> None:
-    """Trials that a killed search was in the middle of: closed, and queued again with the same values."""
+def _put_back(study: Any, out: Path) -> None:
+    """Trials that a search in `out` was in the middle of when it ended: closed, and queued again with the same values.
+
+    Those of a search that is still running, here or on another machine, are left to it.
+    """
     from optuna.trial import TrialState
 
+    ended = {file for file in out.glob(_lock(out, "*").name) if not _held(file)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        search = trial.user_attrs.get("search")  # none where it was killed between the two
+        if search is not None and _lock(out, search) not in ended:
+            continue
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    for file in ended:
+        file.unlink(missing_ok=True)
+
+
+def _lock(out: Path, search: str) -> Path:
+    """The file that a search holds locked as long as it runs."""
+    return out / f".search-{search}.lock"
+
+
+def _held(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _work(plan: Plan, workers: int, say: Callable[[str], None]) -> None:
@@ -209,7 +241,8 @@ def _next(queue: Any, processes: Sequence[Any]) -> tuple[str, Any]:
 
 
 def _worker(plan: Plan, number: int, lock: Any, queue: Any) -> None:
-    """Ask, train and tell until enough trials are finished or under way."""
+    """Ask, train and tell until enough trials are finished or under way, or the search itself has ended."""
+    end_with_parent()
     try:
         study = _open(plan)
         study.sampler = _sampler(plan, number, len(study.get_trials(deepcopy=False)))
@@ -228,6 +261,7 @@ def _ask(study: Any, plan: Plan, lock: Any) -> Any:
         if len(study.get_trials(deepcopy=False, states=counted)) >= plan.trials:
             return None
         trial = study.ask()
+        trial.set_user_attr("search", plan.search)
         suggested(plan.recipe, plan.space, trial, "trial")  # stored at once, so that a kill loses no values
         return trial
 
