@@ -93,13 +93,14 @@ def keep(curves: dict[str, list[Any]], budget: int) -> None:
 def drawn(curves: dict[str, list[Any]]) -> Figure:
     figure = Figure(figsize=(WIDTH * 1.4, 3.4))
     axes = figure.subplots()
-    for (arm, several), colour in zip(curves.items(), ("#0072B2", "#D55E00", "#4D4D4D"), strict=True):
+    looks = (("#0072B2", "-"), ("#D55E00", "-"), ("#4D4D4D", "--"))
+    for (arm, several), (colour, dash) in zip(curves.items(), looks, strict=True):
         for number, one in enumerate(several):
             epochs, best = zip(*one, strict=True)
-            axes.step(epochs, best, where="post", color=colour, alpha=0.7, label=arm if number == 0 else None)
+            axes.step(epochs, best, where="post", color=colour, ls=dash, alpha=0.7, label=arm if number == 0 else None)
     axes.set_ylim(bottom=0.7)
     axes.set_xlabel("epochs trained in all")
-    axes.set_ylabel("best balanced validation accuracy")
+    axes.set_ylabel("best balanced accuracy")
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -277,3 +277,15 @@ def test_class_distribution_has_a_panel_a_split():
         "Training: 2 slices",
         "Testing: 1 slices",
     ]
+
+
+def test_a_style_that_another_library_sets_changes_no_figure():
+    import matplotlib.style
+    import pandas as pd
+
+    from tumorscope.evaluation.figures import class_distribution, encoded
+
+    table = pd.DataFrame({"split": ["train", "test"], "label": ["glioma", "notumor"]})
+    plain = encoded(class_distribution(table), "svg")
+    with matplotlib.style.context("ggplot"):
+        assert encoded(class_distribution(table), "svg") == plain

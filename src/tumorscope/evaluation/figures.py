@@ -67,7 +67,9 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
     @wraps(draw)
     def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # other libraries set styles of their own for the whole process
+            matplotlib.rcParams.update(_STYLE)
             return draw(*args, **kwargs)
 
     return drawn
