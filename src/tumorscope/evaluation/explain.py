@@ -26,6 +26,8 @@ from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.regions import SIZES
 from tumorscope.files import replacing, write_json, write_text
 from tumorscope.inference.batch import overlay
+from tumorscope.models.backbones import BackboneNetwork
+from tumorscope.models.heads import POOLING
 from tumorscope.models.regions import RegionNetwork, evidence_of
 from tumorscope.models.residual import ResidualNetwork
 from tumorscope.training.network import SliceNetwork, load_network
@@ -135,12 +137,13 @@ def _maps(module: SliceNetwork, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
 
     with torch.no_grad():
         answers = module(pixels).argmax(1)
-    if hasattr(module.network, "explained"):
+    if _has_map(module.network):
         yield OWN, _own(module, pixels, answers)
     layer = _layer(module.network)
     for name, kind in METHODS.items():
         with getattr(torchcam.methods, kind)(module, layer) as extractor:
-            found = extractor(answers.tolist(), module(pixels))[0]
+            # Slices that want gradients, so that they also flow where weights are frozen.
+            found = extractor(answers.tolist(), module(pixels.clone().requires_grad_()))[0]
         module.zero_grad()
         yield name, _enlarged(torch.nan_to_num(found.detach()), pixels.shape[-1])
 
@@ -152,6 +155,13 @@ def _own(module: SliceNetwork, pixels: Tensor, answers: Tensor) -> Tensor:
     if isinstance(network, RegionNetwork):
         return evidence_of(maps).sigmoid()
     return _enlarged(maps[torch.arange(len(maps)), answers].clamp_min(0), pixels.shape[-1])
+
+
+def _has_map(network: nn.Module) -> bool:
+    """Whether the network has a map of its own; a backbone has one below a pooling head alone."""
+    if isinstance(network, BackboneNetwork):
+        return network.backbone.head in POOLING
+    return isinstance(network, RegionNetwork | ResidualNetwork)
 
 
 def _layer(network: nn.Module) -> nn.Module:
