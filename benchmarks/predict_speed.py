@@ -73,7 +73,7 @@ def beside_torch(model: str | None, run: Path) -> dict[str, float]:
     import torch
 
     from tumorscope.config import load_recipe
-    from tumorscope.package.export import Exported
+    from tumorscope.package.graph import Exported
     from tumorscope.training.network import load_network
 
     recipe = load_recipe(run / "recipe.toml")

@@ -13,8 +13,9 @@ from tumorscope.config import load_recipe
 from tumorscope.errors import DataNotFound, PackageMismatch, RunMismatch
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
+from tumorscope.package.calibration import fit_temperature, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
-from tumorscope.package.export import export_run, fit_temperature, thresholds
+from tumorscope.package.export import export_run
 from tumorscope.training.network import load_network
 
 
