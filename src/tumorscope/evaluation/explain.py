@@ -167,7 +167,7 @@ def _has_map(network: nn.Module) -> bool:
 def _layer(network: nn.Module) -> nn.Module:
     """Where methods look: the last features over places that the answer is made of."""
     if isinstance(network, RegionNetwork):
-        return network.down[-1]
+        return network.encoder.deepest
     if isinstance(network, ResidualNetwork):
         return network.features
     convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]

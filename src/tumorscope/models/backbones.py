@@ -7,7 +7,7 @@ import contextlib
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,29 +41,18 @@ def backbone_network(model: Model, size: int, classes: int) -> nn.Module:
     return BackboneNetwork(model, make_features(model.backbone, size, source), size, classes)
 
 
-class BackboneNetwork(nn.Module):
-    """Grey slices (n, 1, s, s), scaled, to logits (n, classes)."""
+class Trunk(nn.Module):
+    """A backbone's features, of which the last stages are trained, as the recipe says, and the others do not move."""
 
-    def __init__(self, model: Model, features: nn.Module, size: int, classes: int) -> None:
+    def __init__(self, backbone: Backbone, features: nn.Module) -> None:
         super().__init__()
-        assert model.backbone is not None
-        self.backbone = model.backbone
+        self.backbone = backbone
         self.features = features
         #: Modules with parameters or statistics, by stage from first to last.
         self.stages = stages(features)
-        self.head = Head(model, feature_shape(features, model.backbone, size), classes)
         #: How many of the last stages are trained at present.
         self.unfrozen = 0
         self.unfreeze(0)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes)."""
-        return self.head(feature_map(self.features, images, self.backbone))
-
-    def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, class activation map (n, classes, h, w) and embedding (n, channels); of pooling heads."""
-        features = feature_map(self.features, images, self.backbone)
-        return self.head(features), self.head.maps(features), features.mean(dim=(2, 3))
 
     def unfreeze(self, epoch: int) -> None:
         """Set what is trained in `epoch` (from 0): the last stages that the recipe names, one more every `gradual` epochs."""
@@ -75,7 +64,7 @@ class BackboneNetwork(nn.Module):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(number < self.unfrozen)
 
-    def train(self, mode: bool = True) -> "BackboneNetwork":
+    def train(self, mode: bool = True) -> Self:
         """As usual, but frozen stages stay in evaluation mode, so that their statistics do not move."""
         super().train(mode)
         if mode:
@@ -85,14 +74,71 @@ class BackboneNetwork(nn.Module):
                     module.eval()
         return self
 
-    def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """Parameters and the factor on their learning rate: the head 1, each earlier stage `rate_decay` times the next."""
-        groups = [(list(self.head.parameters()), 1.0)]
+    def rate_groups(self, whole: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters of `whole`, which holds this trunk, with the factor on their learning rate.
+
+        What is not of the backbone has 1, each earlier stage `rate_decay` times the next; stages that stay frozen are left out.
+        """
+        inside = {id(parameter) for parameter in self.features.parameters()}
+        groups = [([parameter for parameter in whole.parameters() if id(parameter) not in inside], 1.0)]
         trained = self.stages[-self.backbone.unfrozen :] if self.backbone.unfrozen else []
         for number, stage in enumerate(reversed(trained)):
             held = [parameter for module in stage for parameter in module.parameters(recurse=False)]
             groups += [(held, self.backbone.rate_decay ** (number + 1))] if held else []
         return groups
+
+
+class BackboneNetwork(Trunk):
+    """Grey slices (n, 1, s, s), scaled, to logits (n, classes)."""
+
+    def __init__(self, model: Model, features: nn.Module, size: int, classes: int) -> None:
+        assert model.backbone is not None
+        super().__init__(model.backbone, features)
+        self.head = Head(model, feature_shape(features, model.backbone, size), classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        return self.head(feature_map(self.features, images, self.backbone))
+
+    def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, class activation map (n, classes, h, w) and embedding (n, channels); of pooling heads."""
+        features = feature_map(self.features, images, self.backbone)
+        return self.head(features), self.head.maps(features), features.mean(dim=(2, 3))
+
+
+class Levels(Trunk):
+    """A backbone's feature maps at its first `count` resolutions, fine to coarse; what lies behind them is cut off."""
+
+    def __init__(self, backbone: Backbone, features: nn.Module, count: int) -> None:
+        prune: Any = features
+        if not hasattr(features, "prune_intermediate_layers") or len(prune.feature_info) < count:
+            known = len(prune.feature_info)
+            raise RecipeError(
+                f"model.filters: {count} levels of {backbone.name}, which gives {known}; list fewer filters"
+            )
+        self.indices = list(range(count))
+        prune.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+        super().__init__(backbone, features)
+        self.channels: list[int] = [entry["num_chs"] for entry in list(prune.feature_info)[:count]]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (n, channels, h, w), fine to coarse, of scaled slices (n, 1 or 3, s, s)."""
+        whole: Any = self.features
+        found: list[Tensor] = whole.forward_intermediates(
+            in_colour(images, self.backbone), indices=self.indices, intermediates_only=True, stop_early=True
+        )
+        return found
+
+    @property
+    def deepest(self) -> nn.Module:
+        """What makes the coarsest map."""
+        info: Any = self.features.feature_info
+        return self.features.get_submodule(info[self.indices[-1]]["module"])
+
+
+def trunk_of(module: nn.Module) -> Trunk | None:
+    """The backbone inside a network, where it has one."""
+    return next((part for part in module.modules() if isinstance(part, Trunk)), None)
 
 
 def contract_of(name: str) -> Contract:
@@ -135,10 +181,13 @@ def make_features(backbone: Backbone, size: int, source: Source | None) -> nn.Mo
 
 def feature_map(features: nn.Module, images: Tensor, backbone: Backbone) -> Tensor:
     """(n, channels, h, w) of scaled slices (n, 1 or 3, s, s); a transformer's tokens become one place, their mean."""
-    if images.shape[1] < backbone.channels:
-        images = images.expand(-1, backbone.channels, -1, -1)
-    made: Tensor = features.forward_features(images)  # type: ignore[operator]
+    made: Tensor = features.forward_features(in_colour(images, backbone))  # type: ignore[operator]
     return made if made.ndim == 4 else made.mean(dim=1)[:, :, None, None]
+
+
+def in_colour(images: Tensor, backbone: Backbone) -> Tensor:
+    """Grey slices with as many channels as the backbone takes."""
+    return images.expand(-1, backbone.channels, -1, -1) if images.shape[1] < backbone.channels else images
 
 
 def feature_shape(features: nn.Module, backbone: Backbone, size: int) -> tuple[int, int, int]:
@@ -163,7 +212,8 @@ def stages(features: nn.Module) -> list[list[nn.Module]]:
     """Modules with parameters or statistics of their own, in order, cut behind each module that timm's feature_info names."""
     names = [name for name, _ in features.named_modules()]
     ends = [entry["module"] for entry in features.feature_info][:-1]  # type: ignore[union-attr]
-    last = [max(at for at, name in enumerate(names) if name == end or name.startswith(f"{end}.")) for end in ends]
+    held = [[at for at, name in enumerate(names) if name == end or name.startswith(f"{end}.")] for end in ends]
+    last = [max(places) for places in held if places]  # levels that were cut off have none
     found: list[list[nn.Module]] = [[] for _ in range(len(last) + 1)]
     for at, module in enumerate(features.modules()):
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]

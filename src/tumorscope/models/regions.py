@@ -5,6 +5,8 @@ of the slice's label reaches the pixels through it, so that the map learns from 
 Which tumour it is comes from the features under the region.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,35 +24,71 @@ TOP = 0.003
 
 @register("region_unet")
 def region_unet(model: Model, size: int, classes: int) -> nn.Module:
-    """A U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with a level for each of `filters`, batch norm, and a slice head."""
-    step = 2 ** (len(model.filters) - 1)
-    if len(model.filters) < 2 or size < step:
-        raise RecipeError(
-            f"model.filters: {list(model.filters)} for {size}x{size} input; give two to {size.bit_length()} levels"
-        )
+    """A U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with batch norm and a slice head.
+
+    Alone it has a level for each of `filters`, the first at the slice's own resolution. On a backbone it goes down with the
+    backbone's levels, one more than there are `filters`, and up again with convolutions of `filters`, listed fine to coarse.
+    """
     if classes != len(CLASSES):
         raise RecipeError(f"region_unet: {classes} classes; it knows {', '.join(CLASSES)}")
-    return RegionNetwork(tuple(model.filters), model.dropout)
+    filters = tuple(model.filters)
+    step = 2 ** (len(filters) - 1)
+    if len(filters) < 2 or size < step:
+        raise RecipeError(
+            f"model.filters: {list(filters)} for {size}x{size} input; give two to {size.bit_length()} levels"
+        )
+    if model.backbone is None:
+        return RegionNetwork(Contraction(filters), filters[:-1], model.dropout)
+    from tumorscope.models.backbones import Levels, make_features
+    from tumorscope.models.weights import weights_of
+
+    features = make_features(model.backbone, size, weights_of(model.backbone))
+    return RegionNetwork(Levels(model.backbone, features, len(filters) + 1), filters, model.dropout)
 
 
-class RegionNetwork(nn.Module):
-    """Pixels (n, 1, s, s) to slice logits (n, 4), and with `regions=True` also to pixel logits (n, 4, s, s).
+class Contraction(nn.Module):
+    """The way down of a plain U-Net: two convolutions a level, max-pool between levels."""
 
-    Channels are the classes in their order; that of notumor is the background.
-    """
-
-    def __init__(self, filters: tuple[int, ...], dropout: float) -> None:
+    def __init__(self, filters: tuple[int, ...]) -> None:
         super().__init__()
+        self.channels = list(filters)
         self.down = nn.ModuleList(
             nn.Sequential(_convolution(before, after), _convolution(after, after))
             for before, after in zip((1, *filters[:-1]), filters, strict=True)
         )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (n, channels, h, w), fine to coarse, of scaled slices (n, 1, s, s)."""
+        features = []
+        for level, block in enumerate(self.down):
+            images = block(F.max_pool2d(images, 2) if level else images)
+            features.append(images)
+        return features
+
+    @property
+    def deepest(self) -> nn.Module:
+        """What makes the coarsest map."""
+        return self.down[-1]
+
+
+class RegionNetwork(nn.Module):
+    """Pixels (n, 1 or 3, s, s) to slice logits (n, 4), and with `regions=True` also to pixel logits (n, 4, s, s).
+
+    Channels are the classes in their order; that of notumor is the background.
+    encoder : gives feature maps, fine to coarse, of `channels`; filters : of the way up, fine to coarse
+    """
+
+    def __init__(self, encoder: Any, filters: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        channels: list[int] = encoder.channels
         self.up = nn.ModuleList(
-            _convolution(below + above, above) for below, above in zip(filters[:0:-1], filters[-2::-1], strict=True)
+            _convolution(below + skip, after)
+            for below, skip, after in zip((channels[-1], *filters[:0:-1]), channels[-2::-1], filters[::-1], strict=True)
         )
         self.pixels = nn.Conv2d(filters[0], len(CLASSES), 1)
         self.presence = nn.Parameter(torch.tensor([1.0, 0.0]))
-        self.kind = nn.Sequential(nn.Dropout(dropout), nn.Linear(filters[-1] + filters[-2], len(TUMOURS)))
+        self.kind = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1] + filters[-1], len(TUMOURS)))
 
     def forward(self, images: Tensor, regions: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Slice logits, which are log probabilities; with `regions` also the pixels' logits."""
@@ -59,15 +97,12 @@ class RegionNetwork(nn.Module):
 
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slice logits, pixel logits, and as embedding (n, d) the features under the region."""
-        features = []
-        for level, block in enumerate(self.down):
-            images = block(F.max_pool2d(images, 2) if level else images)
-            features.append(images)
-        deepest, decoded, second = features[-1], features[-1], features[-2]
+        features = self.encoder(images)
+        deepest, decoded, second = features[-1], features[-1], features[-1]
         for level, (block, skip) in enumerate(zip(self.up, features[-2::-1], strict=True)):
-            decoded = block(torch.cat([F.interpolate(decoded, size=skip.shape[2:], mode="bilinear"), skip], 1))
+            decoded = block(torch.cat([_enlarged(decoded, skip), skip], 1))
             second = decoded if level == 0 else second
-        pixels = self.pixels(decoded)
+        pixels = _enlarged(self.pixels(decoded), images)
         slices, embedding = self._slices(pixels, deepest, second)
         return slices, pixels, embedding
 
@@ -87,6 +122,13 @@ class RegionNetwork(nn.Module):
 def evidence_of(pixels: Tensor) -> Tensor:
     """Log odds of any tumour against background, (n, h, w), of pixel logits (n, 4, h, w)."""
     return pixels[:, TUMOURS].logsumexp(1) - pixels[:, NOTUMOR]
+
+
+def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps with the rows and columns of `like`."""
+    if maps.shape[2:] == like.shape[2:]:
+        return maps
+    return F.interpolate(maps, size=like.shape[2:], mode="bilinear")
 
 
 def _convolution(before: int, after: int) -> nn.Sequential:

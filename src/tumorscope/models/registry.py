@@ -42,9 +42,9 @@ def build(model: Model, size: int, classes: int = len(CLASSES)) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def without_pretraining(model: Model) -> Model:
-    """The model with weights drawn at random where they are to be learnt first: its shape, before a fold is known."""
-    if model.backbone is None or model.backbone.weights != "pretrain":
+def drawn_at_random(model: Model) -> Model:
+    """The model with its backbone's weights drawn at random: its shape, where its own weights come later."""
+    if model.backbone is None:
         return model
     return model.model_copy(update={"backbone": model.backbone.model_copy(update={"weights": "none"})})
 

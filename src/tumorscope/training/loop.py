@@ -17,7 +17,7 @@ from tumorscope.config import Recipe
 from tumorscope.data.masks import INSIDE, UNKNOWN
 from tumorscope.errors import RecipeError, TumorscopeError
 from tumorscope.labels import CLASSES
-from tumorscope.models.backbones import BackboneNetwork
+from tumorscope.models.backbones import trunk_of
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
 from tumorscope.training.losses import make_loss, region_loss
 from tumorscope.training.network import FeatureNetwork, Shape, SliceNetwork
@@ -103,7 +103,7 @@ def fit(
             if features
             else SliceNetwork(recipe, train.images, classes)
         )
-        if _backbone(module) and recipe.model.backbone and recipe.model.backbone.gradual and fabric.world_size > 1:
+        if trunk_of(module) and recipe.model.backbone and recipe.model.backbone.gradual and fabric.world_size > 1:
             raise RecipeError(
                 f"{recipe.name}: model.backbone.gradual: unfreezing on the way goes with one process; set 0"
             )
@@ -168,8 +168,8 @@ def _pass(
     recipe: Recipe, state: State, wrapped: nn.Module, optimiser: torch.optim.Optimizer, train: Part, fabric: Fabric
 ) -> tuple[float, float]:
     """Every training slice once, in random order; mean loss and accuracy as seen on the way."""
-    if backbone := _backbone(state.network):
-        backbone.unfreeze(state.epoch)
+    if trunk := trunk_of(state.network):
+        trunk.unfreeze(state.epoch)
     state.network.train()
     loss_of = make_loss(recipe.loss, torch.bincount(train.labels))
     val_losses = [row["val_loss"] for row in state.history]
@@ -266,20 +266,14 @@ def _finished(state: State, recipe: Recipe) -> bool:
 def _optimiser(recipe: Recipe, module: nn.Module, fabric: Fabric) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if recipe.optimiser.name == "adamw" else torch.optim.Adam
     module.to(fabric.device)
-    backbone = _backbone(module)
-    groups = [(list(module.parameters()), 1.0)] if backbone is None else backbone.rate_groups()
+    trunk = trunk_of(module)
+    groups = [(list(module.parameters()), 1.0)] if trunk is None else trunk.rate_groups(module)
     return kind(
         [{"params": parameters, "factor": factor} for parameters, factor in groups],
         lr=recipe.optimiser.learning_rate,
         weight_decay=recipe.optimiser.weight_decay,
         fused=True,
     )
-
-
-def _backbone(module: nn.Module) -> BackboneNetwork | None:
-    """The network inside, where it is a backbone with a head."""
-    network = getattr(module, "network", None)
-    return network if isinstance(network, BackboneNetwork) else None
 
 
 @contextmanager

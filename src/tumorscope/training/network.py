@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tumorscope.config import Recipe
 from tumorscope.errors import TumorscopeError
 from tumorscope.labels import CLASSES
-from tumorscope.models.registry import build, without_pretraining
+from tumorscope.models.registry import build, drawn_at_random
 from tumorscope.training.checkpoint import read_weights
 
 #: Channels, rows and columns of a feature map.
@@ -100,7 +100,7 @@ def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
     """
     tensors, header = read_weights(fold / "weights.safetensors")
     if not recipe.frozen:
-        module = SliceNetwork(recipe.model_copy(update={"model": without_pretraining(recipe.model)}))
+        module = SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)}))
         module.load_state_dict(tensors)
         return module.eval()
     from tumorscope.training.features import fold_recipe

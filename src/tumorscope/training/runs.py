@@ -120,10 +120,12 @@ def device_here(device: str) -> str:
 
 def _check(recipe: Recipe, device: str) -> str:
     """Refuse what cannot be trained before anything is written; gives "cpu" or "cuda"."""
-    from tumorscope.models.registry import build, without_pretraining
+    from tumorscope.models.registry import build, drawn_at_random
 
+    backbone = recipe.model.backbone
+    learnt_later = backbone is not None and backbone.weights == "pretrain"
     try:
-        build(without_pretraining(recipe.model), recipe.input.size)
+        build(drawn_at_random(recipe.model) if learnt_later else recipe.model, recipe.input.size)
     except RecipeError as error:
         raise RecipeError(f"{recipe.name}: {error}") from None
     return device_here(device)

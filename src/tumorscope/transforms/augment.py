@@ -3,6 +3,7 @@
 What was drawn is kept in a `Draw`, so that any batch can be rebuilt and shown.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from tumorscope.config import Augment
 
 #: Control points a side of a bias field; coils are smooth.
 COIL_POINTS = 4
+#: Greys that a curve goes through, black and white among them.
+CURVE_POINTS = 5
 WHITE = 255.0
 
 
@@ -25,6 +28,8 @@ class Draw:
     affine : float32 (n, 2, 3), from output to input coordinates in -1..1 (x, y), as `affine_grid` takes
     bias_field : float32 (n, 1, 4, 4), natural log of the gain at control points from corner to corner
     intensity : float32 (n, 3), exponent, gain and offset (share of white)
+    curve : float32 (n, 5), what black, three greys evenly between, and white become, as shares of white
+    blur : float32 (n,), standard deviation of a Gaussian, in pixels
     noise : float32 (n, 1, s, s), in shares of white
     cutout : float32 (n, 4), left, top, right and bottom of a square in 0..1
     mixup : weight of the slice itself and int64 (n,) which slice of the batch is laid over it
@@ -33,6 +38,8 @@ class Draw:
     affine: Tensor | None = None
     bias_field: Tensor | None = None
     intensity: Tensor | None = None
+    curve: Tensor | None = None
+    blur: Tensor | None = None
     noise: Tensor | None = None
     cutout: Tensor | None = None
     mixup: tuple[float, Tensor] | None = None
@@ -51,6 +58,8 @@ def draw(augment: Augment, count: int, size: int, generator: torch.Generator) ->
         intensity=_intensity(augment, count, generator)
         if any((augment.contrast, augment.brightness, augment.gamma))
         else None,
+        curve=_curve(augment.curve, count, generator) if augment.curve else None,
+        blur=torch.rand(count, generator=generator) * augment.blur * size if augment.blur else None,
         noise=_noise(augment.noise, count, size, generator) if augment.noise else None,
         cutout=_squares(augment.cutout, count, generator) if augment.cutout else None,
         mixup=_mixup(augment.mixup, count, generator) if augment.mixup else None,
@@ -71,11 +80,15 @@ def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
     if drawn.intensity is not None:
         exponent, gain, offset = drawn.intensity.to(device)[:, :, None, None, None].unbind(1)
         batch = WHITE * ((batch / WHITE).clamp(0, 1) ** exponent * gain + offset)
+    if drawn.curve is not None:
+        batch = _through_curve(batch, drawn.curve.to(device))
+    if drawn.blur is not None:
+        batch = _blurred(batch, drawn.blur.to(device))
     if drawn.noise is not None:
         batch = batch + WHITE * drawn.noise.to(device)
     if drawn.cutout is not None:
         batch = batch * ~_inside(drawn.cutout.to(device), batch.shape[2])
-    if any(part is not None for part in (drawn.bias_field, drawn.intensity, drawn.noise)):
+    if any(part is not None for part in (drawn.bias_field, drawn.intensity, drawn.curve, drawn.noise)):
         batch = batch.clamp(0, WHITE)
     if drawn.mixup is not None:
         weight, other = drawn.mixup
@@ -121,6 +134,34 @@ def _intensity(augment: Augment, count: int, generator: torch.Generator) -> Tens
     spread = _spread((count, 3), generator)
     exponent = (spread[:, 0] * augment.gamma).exp()
     return torch.stack([exponent, 1 + spread[:, 1] * augment.contrast, spread[:, 2] * augment.brightness], dim=1)
+
+
+def _curve(largest: float, count: int, generator: torch.Generator) -> Tensor:
+    """Black stays black, so that the background does."""
+    steps = torch.linspace(0, 1, CURVE_POINTS).repeat(count, 1)
+    moved = _spread((count, CURVE_POINTS - 1), generator) * largest
+    return torch.cat([steps[:, :1], (steps[:, 1:] + moved).clamp(0, 1)], dim=1)
+
+
+def _through_curve(batch: Tensor, curve: Tensor) -> Tensor:
+    """Grey values (n, 1, s, s) in 0..255 through each slice's piecewise linear curve (n, points)."""
+    place = batch.clamp(0, WHITE) * ((CURVE_POINTS - 1) / WHITE)
+    below = place.floor().clamp_max(CURVE_POINTS - 2)
+    index = below.long().flatten(1)
+    low, high = (curve.gather(1, index + step).view_as(batch) for step in (0, 1))
+    return WHITE * (low + (high - low) * (place - below))
+
+
+def _blurred(batch: Tensor, deviation: Tensor) -> Tensor:
+    """Each slice (n, 1, s, s) under a Gaussian of its own standard deviation (n,) in pixels, edges repeated."""
+    reach = max(1, math.ceil(2.5 * float(deviation.max())))
+    steps = torch.arange(-reach, reach + 1, device=batch.device)
+    weight = torch.exp(-0.5 * (steps / deviation[:, None].clamp_min(1e-3)) ** 2)
+    weight = (weight / weight.sum(1, keepdim=True))[:, None]
+    whole = batch.transpose(0, 1)
+    for padding, kernel in (((reach, reach, 0, 0), weight[:, :, None]), ((0, 0, reach, reach), weight[..., None])):
+        whole = F.conv2d(F.pad(whole, padding, mode="replicate"), kernel, groups=len(batch))
+    return whole.transpose(0, 1)
 
 
 def _noise(largest: float, count: int, size: int, generator: torch.Generator) -> Tensor:

@@ -106,7 +106,7 @@ def _head(images: Tensor) -> Tensor:
     """Inside of the head, float (n, 1, s, s) of 0 and 1: bright after a blur, edge taken off."""
     size = images.shape[2]
     bright = (_blur(images, _odd(0.1 * size)) > HEAD * 255).float()
-    return 1 - F.max_pool2d(1 - bright, (width := _odd(0.08 * size)), stride=1, padding=width // 2)
+    return 1 - _widened(1 - bright, _odd(0.08 * size))
 
 
 def _tissue_and_region(
@@ -128,7 +128,7 @@ def _tissue_and_region(
     # A seam takes no tumour with it and covers none, soft edge included.
     tumours = torch.maximum(masks[drawn.tissue[rows]], masks[rows])
     width = _odd(4 * EDGE * images.shape[2] + 2)
-    region = torch.where(other, region * (1 - F.max_pool2d(tumours, width, stride=1, padding=width // 2)), region)
+    region = torch.where(other, region * (1 - _widened(tumours, width)), region)
     region = torch.where(removed, region, region * head[rows])
     return torch.where(removed, _replacement(images[rows], masks[rows], head[rows]), tissue), region
 
@@ -164,11 +164,11 @@ def _lay(images: Tensor, tissue: Tensor, region: Tensor, head: Tensor) -> Tensor
     """Tissue blended into the region with a soft edge, its grey matched on the ring around it."""
     size = images.shape[2]
     width = _odd(2 * RING * size)
-    ring = (F.max_pool2d(region, width, stride=1, padding=width // 2) - region) * head
+    ring = (_widened(region, width) - region) * head
     pixels = ring.sum(dim=(1, 2, 3), keepdim=True)
     there, here = ((stack * ring).sum(dim=(1, 2, 3), keepdim=True) / pixels.clamp_min(1) for stack in (tissue, images))
     gain = torch.where(pixels > 0, here / there.clamp_min(1), torch.ones_like(pixels)).clamp(*GAIN)
-    soft = _blur(F.max_pool2d(region, 3, stride=1, padding=1), _odd(2 * EDGE * size))
+    soft = _blur(_widened(region, 3), _odd(2 * EDGE * size))
     return images * (1 - soft) + (tissue * gain).clamp(0, 255) * soft
 
 
@@ -201,7 +201,15 @@ def _sampled(images: Tensor, grid: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, width: int) -> Tensor:
-    return F.avg_pool2d(images, width, stride=1, padding=width // 2, count_include_pad=False)
+    """Mean over squares of `width`, rows first and then columns, which is the same and several times faster."""
+    rows = F.avg_pool2d(images, (width, 1), stride=1, padding=(width // 2, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, width), stride=1, padding=(0, width // 2), count_include_pad=False)
+
+
+def _widened(masks: Tensor, width: int) -> Tensor:
+    """Maximum over squares of `width`."""
+    rows = F.max_pool2d(masks, (width, 1), stride=1, padding=(width // 2, 0))
+    return F.max_pool2d(rows, (1, width), stride=1, padding=(0, width // 2))
 
 
 def _odd(width: float) -> int:

