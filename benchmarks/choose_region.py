@@ -42,17 +42,13 @@ LITE: dict[str, Any] = {
     },
     "optimiser.learning_rate": 2e-3,
 }
-DEEP = {"model.filters": [24, 32, 48, 64]}
 LOOK = {"augment.curve": 0.2, "augment.blur": 0.012}
-NONE = {"augment.paste": 0.0, "augment.remove": 0.0, "augment.seam": 0.0}
+PASTE = {"augment.paste": 0.5, "augment.remove": 0.0}
 DESIGNS: dict[str, dict[str, Any]] = {
-    "64": {"training.epochs": 10},
     "96": {"training.epochs": 10, "input.size": 96},
     "lite": LITE,
-    "lite, five levels": {**LITE, **DEEP},
-    "lite, curve and blur": {**LITE, **LOOK},
-    "lite, no counterfactual slices": {**LITE, **NONE},
-    "lite, paste only": {**LITE, **NONE, "augment.paste": 0.5, "augment.seam": 0.2},
+    "lite, look": {**LITE, **LOOK},
+    "lite, look, paste only": {**LITE, **LOOK, **PASTE},
 }
 
 
