@@ -43,12 +43,14 @@ LITE: dict[str, Any] = {
     "optimiser.learning_rate": 2e-3,
 }
 LOOK = {"augment.curve": 0.2, "augment.blur": 0.012}
+NONE = {"augment.paste": 0.0, "augment.remove": 0.0, "augment.seam": 0.0}
 PASTE = {"augment.paste": 0.5, "augment.remove": 0.0}
 DESIGNS: dict[str, dict[str, Any]] = {
-    "96": {"training.epochs": 10, "input.size": 96},
     "lite": LITE,
     "lite, look": {**LITE, **LOOK},
     "lite, look, paste only": {**LITE, **LOOK, **PASTE},
+    "lite, look, none": {**LITE, **LOOK, **NONE},
+    "96": {"training.epochs": 10, "input.size": 96},
 }
 
 

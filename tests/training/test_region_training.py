@@ -133,6 +133,16 @@ def test_training_scores_regions_and_goes_on_with_the_same_bits(phantom, tmp_pat
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
 
+def test_slices_are_changed_at_random_after_tumours_were_pasted_and_removed(phantom, tmp_path):
+    """Once the float batch that pasting gives was taken for stored features, and nothing else was drawn for it."""
+    losses = []
+    for noise in (0.0, 0.5):
+        recipe = load_recipe("region_unet", {**TINY, "training.epochs": 1, "augment.noise": noise})
+        (run,) = train(recipe, phantom, "official", [0], runs=tmp_path / str(noise), workers=1)
+        losses.append(pd.read_csv(run / "fold-0" / "history.csv")["train_loss"][0])
+    assert losses[0] != losses[1]
+
+
 def test_a_plain_network_learns_from_counterfactual_slices_too(phantom, tmp_path):
     changes = {"augment.paste": 0.5, "augment.remove": 0.5, "training.epochs": 1}
     recipe = load_recipe("baseline_cnn", changes)
