@@ -15,7 +15,9 @@ from tests.inference.test_reading import dicom, volume
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
-from tumorscope.inference.classifier import Classifier
+from tumorscope.errors import InputRejected
+from tumorscope.inference.batch import with_maps
+from tumorscope.inference.classifier import Classifier, Finding
 from tumorscope.inference.gate import Likeness, layout, measures
 from tumorscope.labels import CLASSES
 
@@ -118,6 +120,27 @@ def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads,
     assert table.stdout.count("\n") == 7
     good = runner.invoke(app, ["predict", str(tmp_path / "[0-9].png"), "--model", str(made[0])])
     assert good.exit_code == 0
+
+
+def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):
+    heat = np.array([[0, 127, 128], [255, 1, 200]], np.uint8)
+    found = Finding("folder/a b.png", "accepted", heat=heat, grey=np.zeros((2, 3), np.uint8))
+    refused = Finding("folder/c.png", "refused")
+    assert list(with_maps(iter([refused, found]), None, tmp_path / "masks", start=7)) == [refused, found]
+    (written,) = (tmp_path / "masks").iterdir()
+    assert written.name == "00008-a_b.png.png"
+    assert np.asarray(Image.open(written)).tolist() == [[0, 0, 255], [255, 0, 255]]
+
+
+def test_masks_come_from_the_shipped_region_model_and_a_plain_classifier_is_refused_them(made, heads, tmp_path):
+    file = tmp_path / "head.png"
+    file.write_bytes(heads[0])
+    answer = CliRunner().invoke(app, ["predict", str(file), "--model", str(made[0]), "--masks", str(tmp_path / "m")])
+    assert isinstance(answer.exception, InputRejected)
+    assert "no region model" in str(answer.exception)
+    answer = CliRunner().invoke(app, ["predict", str(file), "--masks", str(tmp_path / "m")])
+    assert answer.exit_code == 0, answer.output
+    assert "Masks:" in answer.output
 
 
 def test_a_path_that_is_not_there_is_said_in_a_line(made, tmp_path):

@@ -38,6 +38,7 @@ def predict(
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How findings are printed.")] = Format.table,
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for heat maps, as PNG overlay and array.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for the regions taken for tumour, as PNG masks.")] = None,
     plane: Annotated[Plane, typer.Option(help="Which way NIfTI volumes are cut.")] = Plane.axial,
     force: Annotated[bool, typer.Option(help="Read DICOM of another modality than MR too.")] = False,
     out: Annotated[
@@ -51,24 +52,28 @@ def predict(
     """
     import warnings
 
-    from tumorscope.inference.batch import expand
+    from tumorscope.errors import InputRejected
+    from tumorscope.inference.batch import expand, with_maps
     from tumorscope.inference.classifier import Classifier
     from tumorscope.inference.record import Journal, as_csv, as_json, as_table
 
     warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
     names = expand(paths)
     classifier = Classifier.load(model)
-    settings = [classifier.package.sha256, *names, plane.value, str(force), str(heatmaps and heatmaps.resolve())]
+    if masks and classifier.package.card["map"] != "regions":
+        raise InputRejected(
+            f"--masks with {classifier.package.card['name']}", "no region model", "masks need one", "Use --heatmaps."
+        )
+    folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
+    settings = [classifier.package.sha256, *names, plane.value, str(force), *map(str, folders.items())]
     journal = Journal(out, settings) if out else None
     if journal and journal.done:
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
     done = len(journal.records) if journal else 0
     items = [sys.stdin.buffer.read() if path == "-" else path for path in names[journal.done if journal else 0 :]]
-    findings = classifier.predict(items, plane=plane.value, force=force, heat=heatmaps is not None)
-    if heatmaps is not None:
-        from tumorscope.inference.batch import with_heatmaps
-
-        findings = with_heatmaps(findings, heatmaps, start=done + 1)
+    findings = classifier.predict(items, plane=plane.value, force=force, heat=bool(folders))
+    if folders:
+        findings = with_maps(findings, heatmaps, masks, start=done + 1)
     records = (one.plain() for one in findings)
     if journal and out:
         with counting("Files") as count:
@@ -79,8 +84,8 @@ def predict(
         typer.echo(f"Findings: {out.resolve()}", err=True)
     else:
         bad = {"table": _table, "json": _json, "csv": _csv}[format_.value](records)
-    if heatmaps is not None:
-        typer.echo(f"Heat maps: {heatmaps.resolve()}", err=True)
+    for name, folder in folders.items():
+        typer.echo(f"{name}: {folder}", err=True)
     if bad:
         raise typer.Exit(1)
 

@@ -77,13 +77,22 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def with_heatmaps(findings: Iterator[Finding], folder: Path, start: int = 1) -> Iterator[Finding]:
-    """The findings as they come; each heat map is written as overlay and array, named by its number from `start` and slice."""
+def with_maps(
+    findings: Iterator[Finding], heatmaps: Path | None, masks: Path | None, start: int = 1
+) -> Iterator[Finding]:
+    """The findings as they come; maps of answered slices are written, named by the slice's number from `start` and its file.
+
+    heatmaps : folder for an overlay (PNG) and the map as array (uint8, 255 is the highest); masks : folder for a region
+    model's regions, PNG of 0 and 255, where tumour is more likely than not
+    """
     for number, one in enumerate(findings, start):
         if one.heat is not None and one.grey is not None:
             name = f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(one.path).name)}"
-            write_bytes(folder / f"{name}.png", _png(overlay(one.grey, one.heat)))
-            np.save(folder / f"{name}.npy", one.heat)
+            if heatmaps:
+                write_bytes(heatmaps / f"{name}.png", _png(overlay(one.grey, one.heat)))
+                np.save(heatmaps / f"{name}.npy", one.heat)
+            if masks:
+                write_bytes(masks / f"{name}.png", _png(np.where(one.heat > 127, 255, 0).astype(np.uint8)))
         yield one
 
 
