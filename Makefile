@@ -15,10 +15,10 @@ demo: $(STAMP)
 	@$(BIN)/tumorscope demo $(if $(DATA),--data "$(DATA)")
 
 ship: $(STAMP)
-	@$(BIN)/tumorscope train region_unet --data "$(DATA)" --protocol patient-cv --runs runs/ship --resume && \
-	  $(BIN)/tumorscope train region_unet --data "$(DATA)" --protocol all --runs runs/ship --resume && \
-	  $(BIN)/tumorscope export runs/ship/region_unet-all-s0 --scores runs/ship/region_unet-patient-cv-s0 --data "$(DATA)" \
-	    --out packages/region_unet && cp packages/region_unet/* src/tumorscope/package/shipped/
+	@$(BIN)/tumorscope train region_lite --data "$(DATA)" --protocol patient-cv --runs runs/ship --resume && \
+	  $(BIN)/tumorscope train region_lite --data "$(DATA)" --protocol all --runs runs/ship --resume && \
+	  $(BIN)/tumorscope export runs/ship/region_lite-all-s0 --scores runs/ship/region_lite-patient-cv-s0 --data "$(DATA)" \
+	    --out packages/region_lite && cp packages/region_lite/* src/tumorscope/package/shipped/
 
 test: $(STAMP)
 	@start=$$(date +%s); $(BIN)/python -m pytest -q -n 2 $(ARGS) && echo "make test took $$(( $$(date +%s) - start )) s"

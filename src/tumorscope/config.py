@@ -243,7 +243,7 @@ class Augment(_Part):
     bias_field : largest natural log of a smooth gain, as a receive coil has it
     contrast, brightness : gain up to a share more or less, offset up to a share of white
     gamma : largest natural log of an exponent
-    curve : farthest that an inner point of a curve through five greys moves, as a share of white: another sequence or scanner
+    curve : farthest that a point of a curve through black and four greys up to white moves, as a share of white; black stays
     blur : largest standard deviation of a Gaussian blur, as a share of a side
     noise : largest standard deviation of Gaussian noise, as a share of white
     cutout : largest side of a black square, as a share of the slice's (DeVries and Taylor 2017, arXiv:1708.04552)
@@ -371,6 +371,8 @@ class Recipe(_Part):
             raise ValueError(
                 "a frozen backbone's features are computed once for all folds; normalise = backbone or unit"
             )
+        if self.model.name == "region_unet" and backbone.head != Backbone.model_fields["head"].default:
+            raise ValueError("model.backbone.head: a region model has a head of its own; take it out")
         if backbone.texture and not self.frozen:
             raise ValueError('model.backbone.texture goes with model.name = "backbone" and unfrozen = 0')
         return self

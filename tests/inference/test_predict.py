@@ -128,7 +128,7 @@ def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):
     refused = Finding("folder/c.png", "refused")
     assert list(with_maps(iter([refused, found]), None, tmp_path / "masks", start=7)) == [refused, found]
     (written,) = (tmp_path / "masks").iterdir()
-    assert written.name == "00008-a_b.png.png"
+    assert written.name == "00008-a_b.png-mask.png"
     assert np.asarray(Image.open(written)).tolist() == [[0, 0, 255], [255, 0, 255]]
 
 

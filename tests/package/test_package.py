@@ -13,7 +13,7 @@ from tumorscope.config import load_recipe
 from tumorscope.errors import DataNotFound, PackageMismatch, RunMismatch
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
-from tumorscope.package.calibration import fit_temperature, thresholds
+from tumorscope.package.calibration import fit_calibration, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
 from tumorscope.package.export import export_run
 from tumorscope.training.network import load_network
@@ -101,7 +101,9 @@ def test_the_package_answers_as_the_network_does(made):
     recipe = load_recipe(runs["all"] / "recipe.toml")
     module = load_network(runs["all"] / "fold-0", recipe)
     images = torch.from_numpy(np.array(pixels(catalogue, 32, crop="head")[:20])[:, None])
-    ours = calibrated(predict(module, images, True).log().numpy(), load_package(folder).card["temperature"])
+    card = load_package(folder).card
+    offsets = np.array(list(card["offsets"].values()))
+    ours = calibrated(predict(module, images, True).log().numpy(), card["temperature"], offsets)
     source = catalogue.source()
     found = list(Classifier.load(folder).predict([source.read(path) for path in catalogue.table["path"][:20]]))
     answered = [k for k, one in enumerate(found) if one.probabilities]
@@ -121,11 +123,22 @@ def test_conformal_thresholds_by_hand():
     assert prediction_set(np.array([0.25, 0.6, 0.1, 0.05]), limits, list(CLASSES)) == ("glioma", "meningioma")
 
 
-def test_the_temperature_of_answers_twice_too_sure_is_two():
+def test_temperature_and_offsets_of_answers_twice_too_sure_and_shifted_come_back():
+    """Logits l become 2 l + s; so the truth is at temperature 2 with offsets -s / 2."""
     random = np.random.default_rng(0)
     logits = random.normal(size=(20_000, 4)) * 2
-    truth = np.array([random.choice(4, p=row) for row in calibrated(logits, 1.0)])
-    assert fit_temperature(2 * logits, truth) == pytest.approx(2, rel=0.05)
+    truth = np.array([random.choice(4, p=row) for row in calibrated(logits)])
+    shift = np.array([1.0, -1.0, 2.0, -2.0])
+    temperature, offsets = fit_calibration(2 * logits + shift, truth)
+    assert temperature == pytest.approx(2, rel=0.05)
+    assert offsets == pytest.approx(-shift / 2, abs=0.1)
+
+
+def test_a_class_that_never_comes_is_left_as_it_is():
+    logits = np.random.default_rng(0).normal(size=(300, 4))
+    _, offsets = fit_calibration(logits, np.repeat([0, 1, 3], 100))
+    assert offsets[2] == 0
+    assert offsets.sum() == pytest.approx(0)
 
 
 def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made, tmp_path, monkeypatch):

@@ -241,8 +241,11 @@ def test_from_other_images_to_a_trained_run_by_command_line(tmp_path, monkeypatc
         ({"augment": {"rotate": 5.0}}, "augment.rotate changes pixels"),
         ({"input": {"size": 32, "normalise": "standard"}}, "normalise = backbone or unit"),
         ({"input": {"size": 32, "enlarged_from": 32}}, "from 8 to below size"),
-        ({"model": {"name": "improved_cnn", "backbone": {"name": "vgg16"}}}, "go together"),
-        ({"backbone": {"unfrozen": 1, "texture": {}}}, "texture goes with a frozen backbone"),
+        (
+            {"model": {"name": "improved_cnn", "backbone": {"name": "vgg16"}}},
+            'goes with model.name = "backbone" or "region_unet"',
+        ),
+        ({"backbone": {"unfrozen": 1, "texture": {}}}, "texture goes with model.name"),
     ],
 )
 def test_what_cannot_be_is_said_before_training(more, says):

@@ -70,8 +70,9 @@ def predict(
     if journal and journal.done:
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
     done = len(journal.records) if journal else 0
-    items = [sys.stdin.buffer.read() if path == "-" else path for path in names[journal.done if journal else 0 :]]
-    findings = classifier.predict(items, plane=plane.value, force=force, heat=bool(folders))
+    left = names[journal.done if journal else 0 :]
+    items = [sys.stdin.buffer.read() if path == "-" else path for path in left]
+    findings = classifier.predict(items, names=left, plane=plane.value, force=force, heat=bool(folders))
     if folders:
         findings = with_maps(findings, heatmaps, masks, start=done + 1)
     records = (one.plain() for one in findings)

@@ -64,12 +64,11 @@ def _in_folder(folder: Path) -> list[str]:
 
 
 def _may_hold_slices(path: Path) -> bool:
-    return path.name.lower().endswith(ENDINGS) or (not path.suffix and _is_dicom(path))
+    # DICOM files are often named after a UID, so that what follows the last dot is no ending.
+    return path.name.lower().endswith(ENDINGS) or _is_dicom(path)
 
 
 def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() not in ("", ".dcm", ".ima"):
-        return False
     try:
         with path.open("rb") as stream:
             return stream.read(HEAD)[128:] == b"DICM"
@@ -92,7 +91,7 @@ def with_maps(
                 write_bytes(heatmaps / f"{name}.png", _png(overlay(one.grey, one.heat)))
                 np.save(heatmaps / f"{name}.npy", one.heat)
             if masks:
-                write_bytes(masks / f"{name}.png", _png(np.where(one.heat > 127, 255, 0).astype(np.uint8)))
+                write_bytes(masks / f"{name}-mask.png", _png(np.where(one.heat > 127, 255, 0).astype(np.uint8)))
         yield one
 
 

@@ -1,6 +1,6 @@
 """A model package at work, with onnxruntime and without torch: slices in, findings out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,19 @@ class Classifier:
         self,
         items: Iterable[str | Path | bytes | np.ndarray],
         *,
+        names: Sequence[str] | None = None,
         plane: str = "axial",
         force: bool = False,
         heat: bool = False,
     ) -> Iterator[Finding]:
-        """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why."""
+        """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why.
+
+        names : what findings call each item; its path, or "item-1" and on, by default
+        plane : which way volumes are cut; force : read DICOM of another modality than MR; heat : also give heat maps
+        """
         waiting: list[Prepared | Finding] = []
         for number, item in enumerate(items):
-            for read in _read(item, number, plane, force):
+            for read in _read(item, names[number] if names else _name(item, number), plane, force):
                 waiting.append(self._prepared(read) if isinstance(read, Slice) else read)
                 if len(waiting) == BATCH:
                     yield from self._answer(waiting, heat)
@@ -115,7 +120,8 @@ class Classifier:
     def _findings(self, prepared: "list[Prepared]", heat: bool) -> list[Finding]:
         card = self.package.card
         logits, maps, embeddings = self._session.run(None, {"slices": np.stack([one.pixels for one in prepared])})
-        chances = calibrated(logits, card["temperature"])
+        offsets = np.array([card["offsets"][name] for name in card["labels"]])
+        chances = calibrated(logits, card["temperature"], offsets)
         away = self.package.embeddings.distances(embeddings)
         found = []
         for ready, chance, activation, distance in zip(prepared, chances, maps, away, strict=True):
@@ -169,9 +175,13 @@ class Classifier:
         return np.round(heat.clip(0, 1) * 255).astype(np.uint8)
 
 
-def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax of logits (n, classes) over the temperature (Guo et al. 2017, arXiv:1706.04599), float64."""
-    scaled = logits.astype(np.float64) / temperature
+def calibrated(logits: np.ndarray, temperature: float = 1.0, offsets: np.ndarray | float = 0.0) -> np.ndarray:
+    """Softmax of logits (n, classes) over the temperature (Guo et al. 2017, arXiv:1706.04599) plus offsets (classes,), float64.
+
+    Offsets make good what training on classes in other shares than they come in has shifted (Alexandari et al. 2020,
+    arXiv:1901.06852).
+    """
+    scaled = logits.astype(np.float64) / temperature + offsets
     scaled -= scaled.max(axis=1, keepdims=True)
     chances = np.exp(scaled)
     return np.asarray(chances / chances.sum(axis=1, keepdims=True))
@@ -182,8 +192,11 @@ def prediction_set(chance: np.ndarray, thresholds: dict[str, float], labels: lis
     return tuple(name for name, value in zip(labels, chance, strict=True) if 1 - value <= thresholds[name])
 
 
-def _read(item: str | Path | bytes | np.ndarray, number: int, plane: str, force: bool) -> Iterator[Slice | Finding]:
-    name = str(item) if isinstance(item, str | Path) else f"item-{number + 1}"
+def _name(item: str | Path | bytes | np.ndarray, number: int) -> str:
+    return str(item) if isinstance(item, str | Path) else f"item-{number + 1}"
+
+
+def _read(item: str | Path | bytes | np.ndarray, name: str, plane: str, force: bool) -> Iterator[Slice | Finding]:
     try:
         if isinstance(item, np.ndarray):
             yield Slice(name, _checked(name, item))

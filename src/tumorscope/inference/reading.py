@@ -5,7 +5,9 @@ volumes; slices of the figshare set in MATLAB v7.3 files. Limits are set from he
 says of a patient is neither kept nor shown.
 """
 
+import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +20,14 @@ from tumorscope.data.decode import MAX_PIXELS, MAX_SIDE, decode
 from tumorscope.errors import InputRejected
 
 #: Bytes of a file, frames of a DICOM file, voxels of a volume.
-MAX_BYTES, MAX_FRAMES, MAX_VOXELS = 512 * 2**20, 4096, 100_000_000
+MAX_BYTES, MAX_FRAMES, MAX_VOXELS = 512 * 2**20, 4096, 512 * 512 * 256
+#: Bytes that a packed volume may unpack to, and voxels of it that its window is found from.
+MAX_UNPACKED, LOOKED_AT = 4 * MAX_VOXELS, 2_000_000
+#: Bytes of a NIfTI header, of both versions.
+NIFTI_HEADER = 540
 #: Axis of a volume in RAS order that each plane cuts.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+GZIP = b"\x1f\x8b"
 #: Percentiles of the grey window where a file names none.
 WINDOW = (0.5, 99.5)
 
@@ -45,13 +52,26 @@ def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool 
         raise InputRejected(name, f"{len(content):,} bytes", f"at most {MAX_BYTES:,}", "Give single slices.")
     if content[128:132] == b"DICM":
         yield from _guarded(name, "DICOM", lambda: _dicom(name, content, force))
-    elif name.lower().endswith((".nii", ".nii.gz")):
+    elif _is_nifti(name, content):
         yield from _guarded(name, "NIfTI", lambda: _nifti(name, content, plane))
     elif content.startswith(b"MATLAB"):
         yield from _guarded(name, "MATLAB v7.3", lambda: _matlab(name, content))
     else:
         read = decode(content)
         yield Slice(name, read.grey, read.chroma)
+
+
+def _is_nifti(name: str, content: bytes) -> bool:
+    """By its name, or by the magic in its header, which may be packed (https://nifti.nimh.nih.gov)."""
+    if name.lower().endswith((".nii", ".nii.gz")):
+        return True
+    head = content[:NIFTI_HEADER]
+    if head[:2] == GZIP:
+        try:
+            head = gzip.GzipFile(fileobj=io.BytesIO(content)).read(NIFTI_HEADER)
+        except (OSError, EOFError, zlib.error):
+            return False
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def position(content: bytes) -> tuple[str, float]:
@@ -96,8 +116,8 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         raise InputRejected(
             name, f"modality {modality or 'unknown'}", "MR only", "Use --force to read it all the same."
         )
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        colour = str(header.get("PhotometricInterpretation", ""))
+    colour = str(header.get("PhotometricInterpretation", ""))
+    if int(header.get("SamplesPerPixel", 1)) != 1 or colour == "PALETTE COLOR":
         raise InputRejected(name, f"colour ({colour})", "grey slices only", "Give the slice itself, not a screenshot.")
     rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
     frames = int(header.get("NumberOfFrames", 1) or 1)
@@ -191,15 +211,13 @@ def _plane_of(groups: list[Any], dataset: Any) -> str:
 
 
 def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
-    import gzip
-
     import nibabel
 
-    if name.lower().endswith(".gz"):
+    if content[:2] == GZIP:
         with gzip.open(io.BytesIO(content)) as packed:
-            content = packed.read(8 * MAX_VOXELS + 1)
-        if len(content) > 8 * MAX_VOXELS:
-            raise InputRejected(name, "more", f"at most {8 * MAX_VOXELS:,} bytes unpacked", "Give fewer volumes.")
+            content = packed.read(MAX_UNPACKED + 1)
+        if len(content) > MAX_UNPACKED:
+            raise InputRejected(name, "more", f"at most {MAX_UNPACKED:,} bytes unpacked", "Give fewer volumes.")
     head = int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")
     kind = nibabel.Nifti2Image if 540 in head else nibabel.Nifti1Image
     image = kind.from_bytes(content)
@@ -209,10 +227,12 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
         raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
     upright = nibabel.as_closest_canonical(image)
-    volume = np.nan_to_num(np.asarray(upright.dataobj, np.float32).reshape(upright.shape[:3]))
+    volume = np.array(upright.dataobj, np.float32).reshape(upright.shape[:3])
+    np.nan_to_num(volume, copy=False)
     axis, steps = PLANES[plane], np.asarray(upright.header.get_zooms()[:3], float)
-    inside = volume[volume > volume.min()]
-    low, high = np.percentile(inside if inside.size else volume, WINDOW)
+    some = volume.ravel()[:: -(-volume.size // LOOKED_AT)]
+    inside = some[some > volume.min()]
+    low, high = np.percentile(inside if inside.size else some, WINDOW)
     across, down = (steps[other] for other in range(3) if other != axis)
     for number in range(volume.shape[axis]):
         # Up is up or front, and the patient's right is on the left, as radiologists look at it.

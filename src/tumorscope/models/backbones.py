@@ -107,19 +107,24 @@ class BackboneNetwork(Trunk):
 
 
 class Levels(Trunk):
-    """A backbone's feature maps at its first `count` resolutions, fine to coarse; what lies behind them is cut off."""
+    """A backbone's feature maps at its first `count` resolutions, fine to coarse.
 
-    def __init__(self, backbone: Backbone, features: nn.Module, count: int) -> None:
-        prune: Any = features
-        if not hasattr(features, "prune_intermediate_layers") or len(prune.feature_info) < count:
-            known = len(prune.feature_info)
-            raise RecipeError(
-                f"model.filters: {count} levels of {backbone.name}, which gives {known}; list fewer filters"
-            )
-        self.indices = list(range(count))
-        prune.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+    features : from `make_features` with as many levels. Raises `RecipeError` where slices of `size` are too small for them.
+    """
+
+    def __init__(self, backbone: Backbone, features: nn.Module, count: int, size: int) -> None:
         super().__init__(backbone, features)
-        self.channels: list[int] = [entry["num_chs"] for entry in list(prune.feature_info)[:count]]
+        self.indices = list(range(count))
+        info: Any = features.feature_info
+        self.channels: list[int] = [entry["num_chs"] for entry in list(info)[:count]]
+        with torch.no_grad():
+            maps = self.eval()(torch.zeros(1, backbone.channels, size, size))
+        sides = [one.shape[2] for one in maps]
+        if sides != sorted(set(sides), reverse=True):
+            raise RecipeError(
+                f"{backbone.name} at {size}x{size}: maps of {', '.join(map(str, sides))} px a side, and each must be coarser "
+                "than the one before. Choose a larger input.size, fewer model.filters or a convolutional network."
+            )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (n, channels, h, w), fine to coarse, of scaled slices (n, 1 or 3, s, s)."""
@@ -151,8 +156,10 @@ def contract_of(name: str) -> Contract:
     return Contract(known.input_size[-1], tuple(known.mean), tuple(known.std), known.interpolation)
 
 
-def make_features(backbone: Backbone, size: int, source: Source | None) -> nn.Module:
+def make_features(backbone: Backbone, size: int, source: Source | None, levels: int = 0) -> nn.Module:
     """The network without its classifier, with `source`'s weights or drawn at random with the recipe's seed.
+
+    levels : feature maps behind which the rest is cut off, counted from the finest; 0 keeps all
 
     Raises `RecipeError` for an unknown name or a size that it does not take, `InputRejected` for weights that do not fit.
     """
@@ -170,18 +177,32 @@ def make_features(backbone: Backbone, size: int, source: Source | None) -> nn.Mo
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))[0]
     if "img_size" in settings and size % patch:
         raise RecipeError(f"{backbone.name} at {size}x{size}: its patches are {patch} pixels wide; choose a multiple")
+    if levels:
+        _cut(network, backbone, levels)
     for unused in ("pre_logits", "head", "fc", "classifier"):  # what timm keeps behind the features
         if isinstance(getattr(network, unused, None), nn.Module):
             setattr(network, unused, nn.Identity())
     if source is not None:
-        source.put_into(network)
+        source.put_into(network, partly=bool(levels))
     placed: nn.Module = network.to(memory_format=torch.channels_last)
     return placed
+
+
+def _cut(network: Any, backbone: Backbone, levels: int) -> None:
+    """Take off what lies behind the first `levels` feature maps."""
+    if not hasattr(network, "prune_intermediate_layers"):
+        raise RecipeError(f"{backbone.name}: timm gives no feature maps of it; choose another model.backbone.name")
+    if len(network.feature_info) < levels:
+        known = len(network.feature_info)
+        raise RecipeError(f"model.filters: {levels} levels of {backbone.name}, which gives {known}; list fewer filters")
+    network.prune_intermediate_layers(list(range(levels)), prune_norm=True, prune_head=True)
 
 
 def feature_map(features: nn.Module, images: Tensor, backbone: Backbone) -> Tensor:
     """(n, channels, h, w) of scaled slices (n, 1 or 3, s, s); a transformer's tokens become one place, their mean."""
     made: Tensor = features.forward_features(in_colour(images, backbone))  # type: ignore[operator]
+    if made.ndim == 4 and str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC"):
+        made = made.permute(0, 3, 1, 2)
     return made if made.ndim == 4 else made.mean(dim=1)[:, :, None, None]
 
 

@@ -32,8 +32,7 @@ def region_unet(model: Model, size: int, classes: int) -> nn.Module:
     if classes != len(CLASSES):
         raise RecipeError(f"region_unet: {classes} classes; it knows {', '.join(CLASSES)}")
     filters = tuple(model.filters)
-    step = 2 ** (len(filters) - 1)
-    if len(filters) < 2 or size < step:
+    if len(filters) < 2 or (model.backbone is None and size < 2 ** (len(filters) - 1)):
         raise RecipeError(
             f"model.filters: {list(filters)} for {size}x{size} input; give two to {size.bit_length()} levels"
         )
@@ -42,8 +41,9 @@ def region_unet(model: Model, size: int, classes: int) -> nn.Module:
     from tumorscope.models.backbones import Levels, make_features
     from tumorscope.models.weights import weights_of
 
-    features = make_features(model.backbone, size, weights_of(model.backbone))
-    return RegionNetwork(Levels(model.backbone, features, len(filters) + 1), filters, model.dropout)
+    levels = len(filters) + 1
+    features = make_features(model.backbone, size, weights_of(model.backbone), levels)
+    return RegionNetwork(Levels(model.backbone, features, levels, size), filters, model.dropout)
 
 
 class Contraction(nn.Module):

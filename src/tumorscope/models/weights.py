@@ -29,10 +29,14 @@ class Source:
     header: dict[str, str]
     first: tuple[str, ...]
 
-    def put_into(self, network: nn.Module) -> None:
-        """Load all of them. Raises `InputRejected`, naming keys, where they do not fit."""
+    def put_into(self, network: nn.Module, partly: bool = False) -> None:
+        """Load all of them, or those that the network has. Raises `InputRejected`, naming keys, where they do not fit."""
         own = network.state_dict()
-        given = {name: value for name, value in self.tensors.items() if name in own or not name.startswith(BEHIND)}
+        given = {
+            name: value
+            for name, value in self.tensors.items()
+            if name in own or not (partly or name.startswith(BEHIND))
+        }
         for name in (f"{layer}.weight" for layer in self.first):
             if name in given and name in own and given[name].ndim == 4:
                 given[name] = _channels(given[name], own[name].shape[1])
@@ -66,8 +70,9 @@ def weights_of(backbone: Backbone) -> Source | None:
 def distributed(distribution: str, name: str) -> Source:
     """Weights of the timm network `name` in the one .pth file that an installed distribution carries.
 
-    Such files name their tensors in their own way; they are taken in order, and every shape must agree. Opened with
-    `weights_only`, so that nothing in them is run. Raises `DataNotFound` where the distribution is not installed.
+    Such files name their tensors in their own way; they are taken in order, and every shape and the last part of every name
+    (weight, running_mean, ...) must agree. Opened with `weights_only`, so that nothing in them is run. Raises `DataNotFound`
+    where the distribution is not installed, `InputRejected` where its file does not fit.
     """
     from importlib import metadata
 
@@ -85,13 +90,21 @@ def distributed(distribution: str, name: str) -> Source:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         why = str(error).splitlines()[0]
         raise InputRejected(str(path), why, "must hold tensors alone", "Name another distribution.") from error
+    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise InputRejected(str(path), type(given).__name__, "must be tensors by name", "Name another distribution.")
+    _config(name)  # says so where timm knows no such network
     with torch.device("meta"):
         own = _timm().create_model(name).state_dict()
-    unlike = [mine for mine, theirs in zip(own, given.values(), strict=False) if own[mine].shape != theirs.shape]
+    pairs = zip(own.items(), given.items(), strict=False)
+    unlike = [mine for (mine, a), (theirs, b) in pairs if (_last(mine), a.shape) != (_last(theirs), b.shape)]
     if len(own) != len(given) or unlike:
-        found = f"{len(given)} tensors for {len(own)}, {len(unlike)} of another shape"
+        found = f"{len(given)} tensors for {len(own)}, {len(unlike)} of another shape or name"
         raise InputRejected(str(path), found, f"must be those of {name}", "Choose the right backbone.")
     return Source(path, dict(zip(own, given.values(), strict=True)), file_sha256(path), {}, _first(name))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def read_source(file: Path, name: str) -> Source:
@@ -163,7 +176,10 @@ def _given(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix != ".safetensors":
         raise InputRejected(
-            name, path.suffix or "no ending", "weights are .safetensors files", "Convert them; no pickle is read."
+            name,
+            path.suffix or "no ending",
+            "weights are .safetensors files",
+            "Convert them; no pickle of yours is read.",
         )
     if not path.is_file():
         raise DataNotFound(f"model.backbone.weights: file:{name}: no such file. `tumorscope pretrain` makes one.")

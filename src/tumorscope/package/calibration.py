@@ -1,4 +1,4 @@
-"""Temperature and prediction sets of a package, from out-of-fold predictions, and how they do on folds they were not set on."""
+"""Temperature, offsets and prediction sets from out-of-fold predictions, and how they do on folds they were not set on."""
 
 from typing import Any
 
@@ -15,49 +15,68 @@ ERROR_RATE = 0.10
 
 
 def calibration(held: pd.DataFrame) -> dict[str, Any]:
-    """Temperature and conformal thresholds of out-of-fold predictions, and how they do on folds that they were not set on."""
+    """Temperature, offsets and conformal thresholds of out-of-fold predictions, and how they do on folds they were not set on."""
     logits = np.log(held[PROBABILITIES].to_numpy().clip(1e-12))
     truth, fold = held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
-    errors, inside, sizes = [], np.zeros(len(held), bool), np.zeros(len(held))
+    heats, inside, sizes = [], np.zeros(len(held), bool), np.zeros(len(held))
     crossed = np.zeros_like(logits)
     for one in np.unique(fold):
         rest, mine = fold != one, fold == one
-        heat = fit_temperature(logits[rest], truth[rest])
-        limits = np.array(list(thresholds(calibrated(logits[rest], heat), truth[rest]).values()))
-        crossed[mine] = calibrated(logits[mine], heat)
+        fitted = fit_calibration(logits[rest], truth[rest])
+        limits = np.array(list(thresholds(calibrated(logits[rest], *fitted), truth[rest]).values()))
+        crossed[mine] = calibrated(logits[mine], *fitted)
         sets = 1 - crossed[mine] <= limits
         inside[mine], sizes[mine] = sets[np.arange(mine.sum()), truth[mine]], sets.sum(axis=1)
-        errors.append(heat)
-    temperature = fit_temperature(logits, truth)
+        heats.append(fitted[0])
+    temperature, offsets = fit_calibration(logits, truth)
     return {
         "temperature": temperature,
+        "offsets": dict(zip(CLASSES, offsets.tolist(), strict=True)),
         "calibration": {
-            "expected_calibration_error": _error_of(crossed, truth),
-            "uncalibrated": _error_of(calibrated(logits, 1.0), truth),
-            "temperatures_of_folds": errors,
+            **_scores_of(crossed, truth),
+            "uncalibrated": _scores_of(calibrated(logits), truth),
+            "temperatures_of_folds": heats,
         },
         "conformal": {
             "error_rate": ERROR_RATE,
-            "thresholds": thresholds(calibrated(logits, temperature), truth),
+            "thresholds": thresholds(calibrated(logits, temperature, offsets), truth),
             "coverage": {name: float(inside[truth == k].mean()) for k, name in enumerate(CLASSES)},
             "mean_size": float(sizes.mean()),
         },
     }
 
 
-def _error_of(chances: np.ndarray, truth: np.ndarray) -> float:
-    return calibration_error(chances.max(axis=1), chances.argmax(axis=1) == truth)
+def _scores_of(chances: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Expected calibration error, and what the most likely class is worth."""
+    answer, free = chances.argmax(axis=1), INDEX["notumor"]
+    hits = [float((answer[truth == k] == k).mean()) for k in np.unique(truth)]
+    return {
+        "expected_calibration_error": calibration_error(chances.max(axis=1), answer == truth),
+        "accuracy": float((answer == truth).mean()),
+        "balanced_accuracy": float(np.mean(hits)),
+        "missed_tumours": float((answer[truth != free] == free).mean()),
+    }
 
 
-def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature with the least negative log-likelihood of the true classes."""
-    from scipy.optimize import minimize_scalar
+def fit_calibration(logits: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
+    """The temperature, and the offsets float64 (classes,) with mean 0, with the least negative log-likelihood of the truth.
 
-    def loss(log_heat: float) -> float:
-        chances = calibrated(logits, float(np.exp(log_heat)))
-        return -float(np.log(chances[np.arange(len(truth)), truth].clip(1e-12)).mean())
+    A class that never comes keeps offset 0.
+    """
+    from scipy.optimize import minimize
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    seen = np.unique(truth)
+    rows = np.arange(len(truth))
+
+    def unpacked(values: np.ndarray) -> tuple[float, np.ndarray]:
+        offsets = np.zeros(logits.shape[1])
+        offsets[seen] = values[1:] - values[1:].mean()
+        return float(np.exp(values[0].clip(-3, 3))), offsets
+
+    def loss(values: np.ndarray) -> float:
+        return -float(np.log(calibrated(logits, *unpacked(values))[rows, truth].clip(1e-12)).mean())
+
+    return unpacked(minimize(loss, np.zeros(1 + len(seen)), method="L-BFGS-B").x)
 
 
 def thresholds(chances: np.ndarray, truth: np.ndarray, error_rate: float = ERROR_RATE) -> dict[str, float]:

@@ -25,7 +25,7 @@ PARTS = ("model.onnx", "card.json", "gate.npz", "MODEL_CARD.md")
 SUMS = "SHA256SUMS"
 #: Of a package; a small network is a hundredth of it.
 MAX_BYTES = 512 * 2**20
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,9 @@ def _check(
 ) -> list[Path]:
     """The patient-cv runs among `scored`, after everything is known to belong together."""
     backbone = recipe.model.backbone
-    if recipe.model.name not in CLASS_MAPS or (backbone and backbone.head not in POOLING):
-        kind = f"a {backbone.head} head" if backbone else recipe.model.name
+    head = backbone.head if backbone and recipe.model.name == "backbone" else ""
+    if recipe.model.name not in CLASS_MAPS or (head and head not in POOLING):
+        kind = f"a {head} head" if head else recipe.model.name
         raise RunMismatch(
             f"{run}: {kind} has no map; a package is made of compact_cnn, region_unet or a backbone with a "
             f"{' or '.join(sorted(POOLING))} head."

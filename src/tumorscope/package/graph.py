@@ -82,4 +82,4 @@ def largest_difference(graph: bytes, module: SliceNetwork, recipe: Recipe, image
     logits = session.run(None, {"slices": some})[0]
     with torch.inference_mode():
         ours = Exported(module, recipe.training.mirror_average)(torch.from_numpy(some))[0].softmax(1).numpy()
-    return float(np.abs(calibrated(logits, 1.0) - ours).max())
+    return float(np.abs(calibrated(logits) - ours).max())

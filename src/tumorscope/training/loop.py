@@ -184,8 +184,8 @@ def _pass(
         batch = train.of_rows(rows)
         if recipe.augment.counterfactual:
             batch = _counterfactual(recipe, batch, state.generator)
-        # Of stored features the head draws the views.
-        drawn = None if recipe.frozen else draw(recipe.augment, len(rows), recipe.input.size, state.generator)
+        stored = isinstance(state.network, FeatureNetwork)  # whose head draws the views
+        drawn = None if stored else draw(recipe.augment, len(rows), recipe.input.size, state.generator)
         images, labels = apply(batch.images.float(), drawn) if drawn else batch.images, batch.labels
         if recipe.model.name == "region_unet":
             logits, pixels = wrapped(images, regions=True)
