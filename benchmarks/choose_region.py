@@ -126,7 +126,7 @@ def scores(
 
     free = labels == INDEX["notumor"]
     with reproducible(SEED, 1, torch.device("cpu")):
-        counter = counterfactual(images, masks, labels)
+        counter = counterfactual(images, masks, labels, Augment(paste=1.0, remove=1.0))
         stacks = [seen_through(stack, change) for stack in (images, counter, strangers)]
         own, other, far = (
             predict(module, torch.from_numpy(stack)[:, None], recipe.training.mirror_average).numpy()
@@ -158,8 +158,8 @@ def scores(
     }
 
 
-def counterfactual(images: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Every slice with its tumour removed, or with one pasted, where there is room; uint8 (n, s, s)."""
+def counterfactual(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, augment: Augment) -> np.ndarray:
+    """Every slice pasted into, removed from or laid into as `augment` says, where there is room; uint8 (n, s, s)."""
     import torch
 
     from tumorscope.data.masks import INSIDE
@@ -167,7 +167,7 @@ def counterfactual(images: np.ndarray, masks: np.ndarray, labels: np.ndarray) ->
 
     inside, named = torch.from_numpy(masks == INSIDE)[:, None].float(), torch.from_numpy(labels)
     masked = inside.sum(dim=(1, 2, 3)) > 0
-    drawn = draw_counterfactual(Augment(paste=1.0, remove=1.0), named, masked, torch.Generator().manual_seed(SEED))
+    drawn = draw_counterfactual(augment, named, masked, torch.Generator().manual_seed(SEED))
     changed, _, _ = apply_counterfactual(torch.from_numpy(images[:, None]).float(), inside, named, drawn)
     return changed[:, 0].round().clamp(0, 255).byte().numpy()
 

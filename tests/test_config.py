@@ -102,6 +102,15 @@ def test_a_setting_that_would_change_nothing_is_refused():
     assert load_recipe("improved_cnn", {"imbalance.method": "none"}).imbalance.targets  # an ablation is one override
 
 
+def test_settings_that_would_teach_wrong_targets_together_are_refused():
+    with pytest.raises(RecipeError, match="labels as stored"):
+        load_recipe("region_unet", {"loss.class_weights": "balanced"})
+    with pytest.raises(RecipeError, match="masks cannot be"):
+        load_recipe("region_unet", {"augment.mixup": 0.2})
+    with pytest.raises(RecipeError, match="a region model has a head of its own"):
+        load_recipe("region_lite", {"model.backbone.head": "pooled"})
+
+
 def test_the_memorisers_folders_are_not_a_recipes():
     with pytest.raises(RecipeError, match="kept for the memoriser"):
         load_recipe("baseline_cnn", {"name": "memoriser"})

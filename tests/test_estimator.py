@@ -26,10 +26,10 @@ QUICK = {"training.epochs": 2, "training.batch_size": 16}
 class OfAnyWidth(ts.SliceClassifier):
     """Rows of any length and range, as scikit-learn's checks have them, laid into an 8x8 slice; all else is the estimator's."""
 
-    def _images(self, X, size):
+    def _images(self, X):
         padded = np.zeros((len(X), max(64, X.shape[1])), np.float32)
         padded[:, : X.shape[1]] = 1 / (1 + np.exp(-np.clip(X, -30, 30)))
-        return super()._images(255 * padded[:, :64], size)
+        return super()._images(255 * padded[:, :64])
 
 
 FAST = {
@@ -48,6 +48,31 @@ def test_scikit_learns_own_checks(estimator, check):
 def flat() -> tuple[np.ndarray, np.ndarray]:
     images, labels = drawn()
     return images.reshape(len(images), -1), np.array(CLASSES)[labels]
+
+
+def test_slices_are_cropped_to_the_head_where_the_recipe_says_so():
+    slices = np.zeros((2, 60, 60), np.uint8)
+    slices[:, 20:50, 10:40] = 200
+    for crop, bright in (("head", 1.0), ("none", 0.25)):
+        estimator = ts.SliceClassifier("compact_cnn", overrides={"input.crop": crop})
+        estimator.recipe_ = ts.load_recipe("compact_cnn", {"input.crop": crop})
+        seen = estimator._images(slices.reshape(2, -1))
+        assert seen.shape == (2, 30, 30)
+        assert float((seen > 100).mean()) == pytest.approx(bright, abs=0.1)
+
+
+def test_a_frozen_backbones_slices_are_mirrored_in_training():
+    """Stored features have views; here the network sees pixels, and the mirror is drawn as for any other."""
+    X, y = flat()
+    losses = []
+    for mirror in (0.0, 1.0):
+        overrides = {
+            **{"model.backbone.name": "resnet10t", "model.backbone.weights": "none", "input.size": 32},
+            **{"augment.mirror": mirror, "training.epochs": 1, "early_stopping.patience": 0},
+        }
+        fitted = ts.SliceClassifier("resnet50", overrides=overrides, random_state=0).fit(X, y)
+        losses.append(fitted.history_[0]["train_loss"])
+    assert losses[0] != losses[1]
 
 
 def test_it_gives_the_very_probabilities_of_our_own_loop():

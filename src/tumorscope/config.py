@@ -378,6 +378,18 @@ class Recipe(_Part):
         return self
 
     @model_validator(mode="after")
+    def _knows_what_pixels_are(self) -> Self:
+        if self.augment.counterfactual and self.loss.class_weights != "none":
+            raise ValueError(
+                "loss.class_weights are of the labels as stored, and paste and remove change them; set none"
+            )
+        if self.model.name == "region_unet" and self.augment.mixup:
+            raise ValueError(
+                "augment.mixup lays slices over each other, and their masks cannot be; set 0 for region_unet"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _makes_slices_it_can_use(self) -> Self:
         if not self.pixels_of_fold:
             return self

@@ -64,8 +64,7 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
 
         Raises `RecipeError` for a recipe that does not fit, `ValueError` for arrays that do not.
         """
-        from lightning_fabric import Fabric
-
+        from tumorscope.training.fold import open_fabric
         from tumorscope.training.loop import fit
 
         X, y = validate_data(self, X, y)
@@ -74,7 +73,7 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"Classifier can't train when only one class is present: {self.classes_[0]!r}")
         self.recipe_ = self._recipe()
-        images = self._images(cast(NDArray[Any], X), self.recipe_.input.size)
+        images = self._images(cast(NDArray[Any], X))
         random = check_random_state(self.random_state)
         seed = self.random_state if isinstance(self.random_state, int) else int(random.randint(2**31))
         train, held = self._parts(codes, groups, seed)
@@ -82,7 +81,7 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
             self.recipe_,
             seed,
             *((images[rows], codes[rows].astype(np.int64)) for rows in (train, held)),
-            fabric=Fabric(accelerator="cpu", devices=1),
+            fabric=open_fabric("cpu", self.recipe_.training.precision),
             classes=len(self.classes_),
         )
         self.seed_ = seed
@@ -96,7 +95,7 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
 
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        images = torch.from_numpy(self._images(cast(NDArray[Any], X), self.recipe_.input.size)[:, None])
+        images = torch.from_numpy(self._images(cast(NDArray[Any], X))[:, None])
         training = self.recipe_.training
         with reproducible(self.seed_, training.threads, torch.device("cpu")):
             return cast(NDArray[np.float32], predict(self.network_, images, training.mirror_average).numpy())
@@ -133,9 +132,9 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
         shuffled = StratifiedShuffleSplit(1, test_size=self.validation_fraction, random_state=seed)
         return next(shuffled.split(rows, codes))
 
-    def _images(self, X: NDArray[Any], size: int) -> NDArray[np.uint8]:
-        """Rows as slices uint8 (n, size, size)."""
-        from tumorscope.data.decode import shrink
+    def _images(self, X: NDArray[Any]) -> NDArray[np.uint8]:
+        """Rows as slices uint8 (n, size, size), cropped and enlarged as the recipe's input says."""
+        from tumorscope.data.decode import as_input, crop_to_head
 
         side = round(X.shape[1] ** 0.5)
         if side * side != X.shape[1]:
@@ -143,4 +142,7 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
         if X.size and not 0 <= X.min() <= X.max() <= 255:
             raise InputRejected("X", f"{X.min():g} to {X.max():g}", "grey from 0 to 255", "Scale the slices.")
         images = np.rint(X).astype(np.uint8).reshape(-1, side, side)
-        return images if side == size else np.stack([shrink(image, size) for image in images])
+        given = self.recipe_.input
+        if given.crop == "head":
+            images = [crop_to_head(image) for image in images]
+        return np.stack([as_input(image, given.size, given.enlarged_from, given.filter) for image in images])

@@ -5,19 +5,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Label:
-    """One class: `name` as in folders and files, `display` for people, `aliases` seen in archives."""
+    """One class: `name` as in folders and files, `display` for people, `aliases` seen in archives.
+
+    code : SNOMED CT concept of the disorder (393564001 Glioma, 302820008 Intracranial meningioma, 127024001 Neoplasm of
+    pituitary gland); "" for none
+    """
 
     name: str
     display: str
+    code: str
     aliases: tuple[str, ...] = ()
 
 
 #: In the order of the Kaggle folders; index in this tuple = integer label everywhere.
 LABELS = (
-    Label("glioma", "Glioma", ("glioma_tumor", "gliomas")),
-    Label("meningioma", "Meningioma", ("meningioma_tumor", "meningiomas")),
-    Label("notumor", "No tumour", ("no_tumor", "no", "healthy", "normal", "no_tumour", "notumour")),
-    Label("pituitary", "Pituitary tumour", ("pituitary_tumor", "pituitary_tumour")),
+    Label("glioma", "Glioma", "393564001", ("glioma_tumor", "gliomas")),
+    Label("meningioma", "Meningioma", "302820008", ("meningioma_tumor", "meningiomas")),
+    Label("notumor", "No tumour", "", ("no_tumor", "no", "healthy", "normal", "no_tumour", "notumour")),
+    Label("pituitary", "Pituitary tumour", "127024001", ("pituitary_tumor", "pituitary_tumour")),
 )
 CLASSES = tuple(label.name for label in LABELS)
 INDEX = {name: i for i, name in enumerate(CLASSES)}

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -133,6 +134,11 @@ def test_a_set_against_a_part_of_itself_is_known_to_be_the_same_slices(archives,
     count = run_audit(found).leakage.iloc[-1]
     assert (count["picture"], count["test"]) == (len(other.table), len(other.table))
     assert join(one, other).table["picture"].tolist() == found.table["picture"].tolist()
+    # Once other labels or patients of the same slices came back as they had been when the sets were first joined.
+    for column, value in (("label", "pituitary"), ("patient_group", "p1"), ("mask", "m.png")):
+        changed = replace(other, table=other.table.assign(**{column: value}))
+        rows = join(one, changed).table
+        assert set(rows.loc[rows["split"] == "test", column]) == {value}
 
 
 def test_known_ids_are_compared_by_grouping_and_not_by_name():

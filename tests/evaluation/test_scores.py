@@ -234,9 +234,13 @@ def test_presence_is_scored_at_the_threshold_that_is_best_on_validation_slices()
         *(("test", "glioma", 0.7), ("test", "glioma", 0.54), ("test", "notumor", 0.1)),
     ]
     predictions = pd.DataFrame(
-        [{"part": part, "label": label, "p_notumor": 1 - tumour} for part, label, tumour in rows]
+        [{"part": part, "label": label, "p_notumor": 1 - tumour, "fold": 0} for part, label, tumour in rows]
     )
     found = presence_at_threshold(predictions)
     assert found["threshold"] == pytest.approx(0.55)
     assert (found["sensitivity"], found["specificity"]) == (0.5, 1.0)
     assert presence_at_threshold(predictions[predictions["label"] != "notumor"])["threshold"] is None
+    # A second network that says the same on another scale has a threshold of its own, and changes nothing.
+    lower = predictions.assign(fold=1, p_notumor=1 - (1 - predictions["p_notumor"]) / 10)
+    both = presence_at_threshold(pd.concat([predictions, lower], ignore_index=True))
+    assert both == {"threshold": pytest.approx((0.55 + 0.055) / 2), "sensitivity": 0.5, "specificity": 1.0}

@@ -1,5 +1,6 @@
 """Readers: known pixels through every rule of DICOM and NIfTI, and files that ship with pydicom and nibabel."""
 
+import gzip
 import io
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from tumorscope.errors import InputRejected
+from tumorscope.inference import reading
 from tumorscope.inference.batch import expand
 from tumorscope.inference.reading import read_slices
 
@@ -112,6 +114,32 @@ def test_what_is_no_mr_is_refused_unless_forced():
 def test_impossible_files_are_refused_from_their_header(tags, says):
     with pytest.raises(InputRejected, match=says):
         read(dicom(**tags))
+
+
+def test_coloured_files_are_refused_those_with_a_palette_too():
+    for tags in ({"PhotometricInterpretation": "PALETTE COLOR"}, {"SamplesPerPixel": 3}):
+        with pytest.raises(InputRejected, match="grey slices only"):
+            read(dicom(**tags))
+
+
+def test_a_file_named_after_its_uid_is_found_in_a_folder(tmp_path):
+    (tmp_path / "MR.1.2.840.113619.2.5").write_bytes(dicom())
+    (tmp_path / "notes.2").write_text("no slice")
+    assert [Path(path).name for path in expand([str(tmp_path)])] == ["MR.1.2.840.113619.2.5"]
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_volume_without_a_name_is_known_by_its_header(kind, packed):
+    content = kind(np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6), np.eye(4)).to_bytes()
+    found = read(gzip.compress(content) if packed else content, name="-")
+    assert [one.name for one in found] == [f"-#{number}" for number in range(1, 7)]
+
+
+def test_a_volume_that_unpacks_without_end_is_refused_soon():
+    content = gzip.compress(bytes(reading.MAX_UNPACKED + 10), 1)
+    with pytest.raises(InputRejected, match="bytes unpacked"):
+        read(content, name="bomb.nii.gz")
 
 
 def test_nothing_of_the_patient_is_kept():

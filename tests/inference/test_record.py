@@ -112,6 +112,16 @@ def test_a_killed_run_over_a_folder_goes_on_and_gives_what_one_run_gives(made, f
     assert sorted(item.name for item in (tmp_path / "heat").iterdir()) == maps
 
 
+def test_standard_input_goes_to_a_file_too(made, folder, tmp_path):
+    content = (folder / "0.png").read_bytes()
+    ask = ["predict", "-", "--model", str(made[0]), "--format", "json", "--out", str(tmp_path / "out.json")]
+    answer = CliRunner().invoke(app, ask, input=content)
+    assert answer.exit_code == 0, answer.output
+    (one,) = json.loads((tmp_path / "out.json").read_text())
+    assert one["path"] == "-"
+    assert one["label"]
+
+
 def test_a_place_that_cannot_be_written_is_said(made, folder, tmp_path):
     (tmp_path / "file").write_text("")
     answer = CliRunner().invoke(

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from tumorscope.config import load_recipe
-from tumorscope.errors import DataNotFound, PackageMismatch, RunMismatch
+from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import fit_calibration, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
 from tumorscope.package.export import export_run
+from tumorscope.package.limits import statistics
 from tumorscope.training.network import load_network
 
 
@@ -123,6 +124,31 @@ def test_conformal_thresholds_by_hand():
     assert prediction_set(np.array([0.25, 0.6, 0.1, 0.05]), limits, list(CLASSES)) == ("glioma", "meningioma")
 
 
+def test_sets_at_a_lower_error_rate_hold_at_least_as_much(made):
+    classifier = Classifier.load(made[0])
+    content = [made[1].source().read(path) for path in made[1].table["path"][:6]]
+    sets = {}
+    for rate in (0.01, 0.2):
+        sets[rate] = [set(one.prediction_set) for one in classifier.predict(content, error_rate=rate)]
+    assert all(strict >= loose for strict, loose in zip(sets[0.01], sets[0.2], strict=True))
+    assert sets[0.01] != sets[0.2]
+    usual = [set(one.prediction_set) for one in classifier.predict(content)]
+    assert usual == [set(one.prediction_set) for one in classifier.predict(content, error_rate=0.1)]
+    with pytest.raises(InputRejected, match=r"0\.3 — the package knows 0\.01, 0\.05, 0\.1, 0\.2|0\.3"):
+        list(classifier.predict(content, error_rate=0.3))
+
+
+def test_the_card_says_what_the_model_is_made_of_and_for(made):
+    card = load_package(made[0]).card
+    assert card["codes"] == {
+        **{"system": "SNOMED CT", "glioma": "393564001", "meningioma": "302820008"},
+        "pituitary": "127024001",
+    }
+    assert "research" in card["use"]
+    assert len(card["limits"]) == 3
+    assert sum(card["calibration"]["shares"].values()) == pytest.approx(1)
+
+
 def test_temperature_and_offsets_of_answers_twice_too_sure_and_shifted_come_back():
     """Logits l become 2 l + s; so the truth is at temperature 2 with offsets -s / 2."""
     random = np.random.default_rng(0)
@@ -132,6 +158,15 @@ def test_temperature_and_offsets_of_answers_twice_too_sure_and_shifted_come_back
     temperature, offsets = fit_calibration(2 * logits + shift, truth)
     assert temperature == pytest.approx(2, rel=0.05)
     assert offsets == pytest.approx(-shift / 2, abs=0.1)
+
+
+def test_a_class_that_is_not_there_switches_no_distance_off():
+    values = np.random.default_rng(0).normal(size=(60, 3))
+    known = statistics(values, np.repeat([0, 1, 3], 20))
+    assert known.centres.shape == (3, 3)
+    far = known.distances(np.array([[0.0, 0, 0], [50.0, 0, 0]]))
+    assert np.isfinite(far).all()
+    assert far[1] > 10 * far[0]
 
 
 def test_a_class_that_never_comes_is_left_as_it_is():

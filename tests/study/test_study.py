@@ -54,7 +54,14 @@ def test_the_table_goes_on_where_it_stopped_and_keeps_a_line_a_row_and_protocol(
     said: list[str] = []
     for chosen in (rows[:1], rows):
         page = run_study(
-            catalogue, chosen, ["official", "patient-cv"], 1, tmp_path / "runs", tmp_path / "out", say=said.append
+            catalogue,
+            chosen,
+            ["official", "patient-cv"],
+            1,
+            tmp_path / "runs",
+            tmp_path / "out",
+            against=rows[0],
+            say=said.append,
         )
     lines = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
     assert [(line["row"], line["protocol"]) for line in lines] == [
@@ -65,5 +72,9 @@ def test_the_table_goes_on_where_it_stopped_and_keeps_a_line_a_row_and_protocol(
     assert lines[3]["accuracy"] == scores["test"]["accuracy"]
     assert lines[3]["memoriser_accuracy"] == scores["memoriser"]["test"]["accuracy"]
     assert len(said) == 6
+    assert "against" not in lines[0]
+    assert lines[3]["against"]["row"] == "one"
+    assert lines[3]["against"]["difference"] == pytest.approx(lines[3]["accuracy"] - lines[1]["accuracy"])
+    assert lines[3]["against"]["slices"] == 76
     assert "Two" in page.read_text(encoding="utf-8")
     assert (tmp_path / "out" / "figures" / "study.svg").exists()

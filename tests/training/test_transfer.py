@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 from tumorscope.api import train
 from tumorscope.audit.apart import apart
 from tumorscope.cli.main import app
-from tumorscope.config import Input, parse_recipe
+from tumorscope.config import Backbone, Input, parse_recipe
 from tumorscope.data.cache import input_file, input_pixels
 from tumorscope.data.decode import as_input
 from tumorscope.data.folder import read_pictures
-from tumorscope.errors import RecipeError, SplitLeak, TumorscopeError
+from tumorscope.errors import RecipeError, RunMismatch, SplitLeak, TumorscopeError
 from tumorscope.labels import CLASSES
+from tumorscope.models.backbones import make_features
 from tumorscope.models.weights import read_source
+from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.features import stored_features
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
@@ -161,6 +163,48 @@ def test_pretraining_goes_on_where_it_stopped(tmp_path):
     one, other = (read_source(file, "resnet10t").tensors for file in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
+
+
+def test_an_interrupted_pretraining_is_not_gone_on_with_on_other_slices_or_beside_another_set(tmp_path, monkeypatch):
+    from tumorscope.training import pretrain as module
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    images, labels = drawn()
+    images = np.stack([as_input(image, 32, 30) for image in images])
+    chosen = recipe(pretrain={"method": "simclr", "epochs": 2, "batch_size": 16})
+    file = tmp_path / "w.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(chosen, images, labels, file, {ORIGIN: "{}"}, progress=stop)
+    assert len(list(tmp_path.glob(".w.*.checkpoint.safetensors"))) == 1
+
+    def never(*_):
+        raise AssertionError("went on with another run's checkpoint")
+
+    monkeypatch.setattr(module, "load_checkpoint", never)
+    for slices, header in ((images[::-1], {ORIGIN: "{}"}), (images, {ORIGIN: '{"apart_from": ["a"]}'})):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(chosen, slices, labels, file, header, progress=stop)
+    with pytest.raises(AssertionError, match="went on"):
+        pretrain(chosen, images, labels, file, {ORIGIN: "{}"})
+
+
+def test_a_head_is_not_put_on_other_weights_than_it_was_trained_on(tmp_path):
+    """The file that the recipe names is replaced after training."""
+    file = tmp_path / "w.safetensors"
+    for seed in (1, 2):
+        network = make_features(Backbone(name="resnet10t", weights="none", seed=seed), 32, None)
+        save_weights(file, network.state_dict(), {})
+        if seed == 1:
+            chosen = recipe("held", {"weights": f"file:{file}"})
+            data = tiny_catalogue(tmp_path / "data")
+            (run,) = train(chosen, data, runs=tmp_path / "runs", workers=1)
+            load_network(run / "fold-0", chosen)
+    with pytest.raises(RunMismatch, match="trained on other weights of resnet10t"):
+        load_network(run / "fold-0", chosen)
+    with pytest.raises(RunMismatch, match="another weights"):
+        train(chosen, data, runs=tmp_path / "runs", workers=1, resume=True)
 
 
 def test_weights_learnt_elsewhere_are_refused_unless_proven_apart(tmp_path):

@@ -16,7 +16,7 @@ from filelock import FileLock
 from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
 
 from tumorscope.config import load_recipe
-from tumorscope.errors import RunMismatch
+from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.tuning.search import STUDY, _lock, _put_back, _storage, tune
 from tumorscope.tuning.space import Range
 
@@ -103,6 +103,31 @@ def test_killed_with_four_workers_no_trial_is_lost_and_none_is_done_twice(tmp_pa
             out=tmp_path / "out",
             protocol="official",
         )
+
+
+@pytest.mark.slow
+def test_a_grid_ends_when_every_point_was_tried_once(tmp_path):
+    space = {"training.batch_size": Range(choices=(16, 32)), "training.epochs": Range(choices=(1,))}
+    tune(
+        "baseline_cnn",
+        space,
+        tiny_catalogue(tmp_path),
+        **{"trials": 50, "out": tmp_path / "out", "protocol": "official", "sampler": "grid", "pruner": "none"},
+        workers=1,
+    )
+    assert sorted(int(trial.params["training.batch_size"]) for trial in finished(tmp_path / "out")) == [16, 32]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "space", "says"),
+    [
+        ("lite0", SPACE, "would compute a frozen backbone anew"),
+        ("baseline_cnn", {"input.size": Range(choices=(16, 32))}, "every trial sees the recipe's own slices"),
+    ],
+)
+def test_what_trials_would_leave_out_is_refused(recipe, space, says, tmp_path):
+    with pytest.raises(RecipeError, match=says):
+        tune(recipe, space, tiny_catalogue(tmp_path), trials=1, out=tmp_path / "out")
 
 
 def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):

@@ -49,6 +49,8 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
     if as_json:
         typer.echo((out / "scores.json").read_text())
         return
+    if result["trained on this"]:
+        typer.echo("Careful: the model was trained on these very slices; its card says how it does on new patients.")
     typer.echo(", ".join(f"{count} {status}" for status, count in result["status"].items()))
     if "scores" in result:
         scores = result["scores"]

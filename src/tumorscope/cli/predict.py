@@ -41,6 +41,10 @@ def predict(
     masks: Annotated[Path | None, typer.Option(help="Folder for the regions taken for tumour, as PNG masks.")] = None,
     plane: Annotated[Plane, typer.Option(help="Which way NIfTI volumes are cut.")] = Plane.axial,
     force: Annotated[bool, typer.Option(help="Read DICOM of another modality than MR too.")] = False,
+    error_rate: Annotated[
+        float | None,
+        typer.Option(help="How often a set of classes may miss the truth: 0.01, 0.05, 0.1 (default) or 0.2."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="File for the findings, with progress; after any stop the same command goes on."),
@@ -65,14 +69,17 @@ def predict(
             f"--masks with {classifier.package.card['name']}", "no region model", "masks need one", "Use --heatmaps."
         )
     folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
-    settings = [classifier.package.sha256, *names, plane.value, str(force), *map(str, folders.items())]
+    settings = [classifier.package.sha256, *names, plane.value, str(force), str(error_rate)]
+    settings += map(str, folders.items())
     journal = Journal(out, settings) if out else None
     if journal and journal.done:
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
     done = len(journal.records) if journal else 0
     left = names[journal.done if journal else 0 :]
     items = [sys.stdin.buffer.read() if path == "-" else path for path in left]
-    findings = classifier.predict(items, names=left, plane=plane.value, force=force, heat=bool(folders))
+    findings = classifier.predict(
+        items, names=left, plane=plane.value, force=force, heat=bool(folders), error_rate=error_rate
+    )
     if folders:
         findings = with_maps(findings, heatmaps, masks, start=done + 1)
     records = (one.plain() for one in findings)

@@ -35,6 +35,12 @@ def run(
     out: OutOption = Path("reports/study"),
     classes: ClassesOption = None,
     test_data: TestDataOption = None,
+    against: Annotated[
+        str | None, typer.Option(help="Row to compare each row with, slice by slice; its runs must be there.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite/--resume", help="Train rows anew, or go on with what is there (default).")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the rows.")] = False,
 ) -> None:
     """Train the rows and write the table after each; what is finished is kept, so that it goes on after any stop."""
@@ -45,13 +51,25 @@ def run(
             typer.echo(f"{row.group:8} {row.name:24} {row.title}")
         return
     chosen = chosen_rows(rows or [])
+    reference = chosen_rows([against])[0] if against else None
     if test_data is not None and (protocols or []) != ["external"]:
         raise typer.BadParameter("goes with --protocol external alone", param_hint="--test-data")
     catalogue = name_pictures(open_joined(data, test_data, classes, (30,)))
     with training_progress() as report:
         from tumorscope.study.table import PROTOCOLS, run_study
 
-        page = run_study(catalogue, chosen, protocols or PROTOCOLS, seeds, runs, out, report=report, say=say)
+        page = run_study(
+            catalogue,
+            chosen,
+            protocols or PROTOCOLS,
+            seeds,
+            runs,
+            out,
+            against=reference,
+            overwrite=overwrite,
+            report=report,
+            say=say,
+        )
     typer.echo(page.resolve())
 
 

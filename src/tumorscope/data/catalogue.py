@@ -28,6 +28,8 @@ COLUMNS = (
 )
 #: Raised when a row or a pixel would come out differently, so that older caches are not taken for new ones.
 FORMAT = 2
+#: What is known of a slice beside its bytes; where one of these changes, a joined catalogue is another.
+FACTS = ["path", "label", "split", "source", "patient", "patient_group", "fold", "plane", "mask"]
 
 Progress = Callable[[int, int], None]
 
@@ -174,7 +176,8 @@ def _name_beside(one: Catalogue, other: Catalogue) -> str:
 
 def _together(one: Catalogue, other: Catalogue, tables: list[pd.DataFrame], title: str) -> Catalogue:
     """One catalogue of both tables; pictures are to be found anew, so that shared ones are."""
-    key = hashlib.sha256(f"{one.digest}|{other.digest}|{title}".encode()).hexdigest()[:12]
+    facts = "".join(part[FACTS].to_csv(index=False) for part in tables)
+    key = hashlib.sha256(f"{one.digest}|{other.digest}|{title}|{facts}".encode()).hexdigest()[:12]
     folder = home.datasets() / f"{_slug(Path(title))}-{key}"
     stored = _stored(folder, one.origin)
     if stored is not None:

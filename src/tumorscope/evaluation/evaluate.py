@@ -43,28 +43,35 @@ def memoriser_of(run: Path) -> pd.DataFrame | None:
 
 
 def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, float | None]:
-    """Tumour or none at the threshold on 1 - p_notumor that is best on the validation part: threshold, and the test part's
-    sensitivity and specificity; None where a part lacks one of the two.
+    """Tumour or none at each fold's threshold on 1 - p_notumor, which is best on its validation part: sensitivity and
+    specificity of the test parts together, and the mean threshold; None where a part lacks one of the two.
 
-    Best is the largest mean of sensitivity and specificity; the middle of the gap where several thresholds have it.
+    Folds are other networks, and validation slices of one are test slices of another: so each has its own threshold.
     """
     chance, tumour = 1 - predictions["p_notumor"], predictions["label"] != "notumor"
     held, tested = predictions["part"] == "validation", predictions["part"] == "test"
-    if tumour[held].nunique() < 2:
-        return dict.fromkeys(("threshold", "sensitivity", "specificity"))
-    values = np.unique(chance[held])
-    edges = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])
-    ill, well = (np.sort(chance[held & (tumour == is_ill)]) for is_ill in (True, False))
-    found = 1 - np.searchsorted(ill, edges, side="right") / len(ill)
-    spared = np.searchsorted(well, edges, side="right") / len(well)
-    best = np.flatnonzero(found + spared >= (found + spared).max() - 1e-12)
-    threshold = float(edges[best[len(best) // 2]])
-    said = chance > threshold
+    thresholds, said = [], pd.Series(False, index=predictions.index)
+    for _, rows in predictions.groupby("fold").groups.items():
+        mine = predictions.index.isin(rows)
+        if tumour[held & mine].nunique() < 2:
+            return dict.fromkeys(("threshold", "sensitivity", "specificity"))
+        thresholds.append(_best_threshold(chance[held & mine & tumour], chance[held & mine & ~tumour]))
+        said[mine] = chance[mine] > thresholds[-1]
     return {
-        "threshold": threshold,
+        "threshold": float(np.mean(thresholds)),
         "sensitivity": float(said[tested & tumour].mean()) if (tested & tumour).any() else None,
         "specificity": float((~said)[tested & ~tumour].mean()) if (tested & ~tumour).any() else None,
     }
+
+
+def _best_threshold(ill: pd.Series, well: pd.Series) -> float:
+    """The threshold with the largest mean of sensitivity and specificity; the middle of the gap where several have it."""
+    values = np.unique(np.concatenate([ill, well]))
+    edges = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])
+    found = 1 - np.searchsorted(np.sort(ill), edges, side="right") / len(ill)
+    spared = np.searchsorted(np.sort(well), edges, side="right") / len(well)
+    best = np.flatnonzero(found + spared >= (found + spared).max() - 1e-12)
+    return float(edges[best[len(best) // 2]])
 
 
 def _part(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -126,11 +133,11 @@ def differences(runs: Sequence[Path]) -> list[Row]:
     """
     tables: dict[str, dict[str, pd.DataFrame]] = {}
     for (recipe, protocol), several in by_model(runs).items():
-        tables.setdefault(protocol, {})[recipe] = _pooled_test([read_predictions(one["run"]) for one in several])
+        tables.setdefault(protocol, {})[recipe] = pooled_test([read_predictions(one["run"]) for one in several])
         floors = [memoriser_of(one["run"]) for one in several]
         known = [floor for floor in floors if floor is not None]
         if known and "memoriser" not in tables[protocol]:
-            tables[protocol]["memoriser"] = _pooled_test(known)
+            tables[protocol]["memoriser"] = pooled_test(known)
     rows = []
     for protocol, known_as in tables.items():
         names = sorted(known_as, key=lambda name: name == "memoriser")
@@ -142,7 +149,8 @@ def differences(runs: Sequence[Path]) -> list[Row]:
     return rows
 
 
-def _pooled_test(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def pooled_test(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The test slices of several runs in one table."""
     pooled = pd.concat(predictions, ignore_index=True)
     return pooled[pooled["part"] == "test"]
 

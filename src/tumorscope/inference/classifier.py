@@ -82,20 +82,33 @@ class Classifier:
         plane: str = "axial",
         force: bool = False,
         heat: bool = False,
+        error_rate: float | None = None,
     ) -> Iterator[Finding]:
         """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why.
 
         names : what findings call each item; its path, or "item-1" and on, by default
         plane : which way volumes are cut; force : read DICOM of another modality than MR; heat : also give heat maps
+        error_rate : of the prediction sets, one that the card has; its usual one where None. Raises `InputRejected` for another
         """
+        limits = self._limits(error_rate)
         waiting: list[Prepared | Finding] = []
         for number, item in enumerate(items):
             for read in _read(item, names[number] if names else _name(item, number), plane, force):
                 waiting.append(self._prepared(read) if isinstance(read, Slice) else read)
                 if len(waiting) == BATCH:
-                    yield from self._answer(waiting, heat)
+                    yield from self._answer(waiting, heat, limits)
                     waiting = []
-        yield from self._answer(waiting, heat)
+        yield from self._answer(waiting, heat, limits)
+
+    def _limits(self, error_rate: float | None) -> dict[str, float]:
+        """Thresholds of the prediction sets by class."""
+        conformal = self.package.card["conformal"]
+        key = f"{conformal['error_rate'] if error_rate is None else error_rate:g}"
+        if key not in conformal["rates"]:
+            known = ", ".join(conformal["rates"])
+            raise InputRejected("error rate", key, f"the package knows {known}", "Choose one of these.")
+        thresholds: dict[str, float] = conformal["rates"][key]["thresholds"]
+        return thresholds
 
     def _prepared(self, one: Slice) -> "Prepared | Finding":
         """The slice as the graph takes it, or the gate's refusal."""
@@ -111,13 +124,13 @@ class Classifier:
             verdict.warned,
         )
 
-    def _answer(self, waiting: "list[Prepared | Finding]", heat: bool) -> Iterator[Finding]:
+    def _answer(self, waiting: "list[Prepared | Finding]", heat: bool, limits: dict[str, float]) -> Iterator[Finding]:
         prepared = [one for one in waiting if isinstance(one, Prepared)]
-        answers = iter(self._findings(prepared, heat) if prepared else [])
+        answers = iter(self._findings(prepared, heat, limits) if prepared else [])
         for one in waiting:
             yield next(answers) if isinstance(one, Prepared) else one
 
-    def _findings(self, prepared: "list[Prepared]", heat: bool) -> list[Finding]:
+    def _findings(self, prepared: "list[Prepared]", heat: bool, limits: dict[str, float]) -> list[Finding]:
         card = self.package.card
         logits, maps, embeddings = self._session.run(None, {"slices": np.stack([one.pixels for one in prepared])})
         offsets = np.array([card["offsets"][name] for name in card["labels"]])
@@ -138,7 +151,7 @@ class Classifier:
                     "warned" if reasons else "accepted",
                     card["labels"][best],
                     {name: float(value) for name, value in zip(card["labels"], chance, strict=True)},
-                    prediction_set(chance, card["conformal"]["thresholds"], card["labels"]),
+                    prediction_set(chance, limits, card["labels"]),
                     reasons,
                     one.plane,
                     self._heat(activation, best, one.grey) if heat else None,

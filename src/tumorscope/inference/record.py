@@ -40,6 +40,7 @@ class Journal:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("w", encoding="utf-8") as stream:
                 stream.writelines(_line(one) for one in self.records)
+                stream.flush()
                 for one in records:
                     while not _belongs(one["path"], items[self.done]):
                         self.done += 1

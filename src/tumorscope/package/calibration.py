@@ -10,25 +10,27 @@ from tumorscope.inference.classifier import calibrated
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.training.fold import PROBABILITIES
 
-#: Of prediction sets.
-ERROR_RATE = 0.10
+#: Of prediction sets: those that a package can be asked for, and the one it answers with.
+ERROR_RATES, ERROR_RATE = (0.01, 0.05, 0.10, 0.20), 0.10
 
 
 def calibration(held: pd.DataFrame) -> dict[str, Any]:
     """Temperature, offsets and conformal thresholds of out-of-fold predictions, and how they do on folds they were not set on."""
     logits = np.log(held[PROBABILITIES].to_numpy().clip(1e-12))
     truth, fold = held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
-    heats, inside, sizes = [], np.zeros(len(held), bool), np.zeros(len(held))
-    crossed = np.zeros_like(logits)
+    crossed, sets = np.zeros_like(logits), np.zeros((len(ERROR_RATES), *logits.shape), bool)
+    heats = []
     for one in np.unique(fold):
         rest, mine = fold != one, fold == one
         fitted = fit_calibration(logits[rest], truth[rest])
-        limits = np.array(list(thresholds(calibrated(logits[rest], *fitted), truth[rest]).values()))
         crossed[mine] = calibrated(logits[mine], *fitted)
-        sets = 1 - crossed[mine] <= limits
-        inside[mine], sizes[mine] = sets[np.arange(mine.sum()), truth[mine]], sets.sum(axis=1)
+        known = calibrated(logits[rest], *fitted)
+        for index, rate in enumerate(ERROR_RATES):
+            limits = np.array(list(thresholds(known, truth[rest], rate).values()))
+            sets[index, mine] = 1 - crossed[mine] <= limits
         heats.append(fitted[0])
     temperature, offsets = fit_calibration(logits, truth)
+    final = calibrated(logits, temperature, offsets)
     return {
         "temperature": temperature,
         "offsets": dict(zip(CLASSES, offsets.tolist(), strict=True)),
@@ -36,14 +38,23 @@ def calibration(held: pd.DataFrame) -> dict[str, Any]:
             **_scores_of(crossed, truth),
             "uncalibrated": _scores_of(calibrated(logits), truth),
             "temperatures_of_folds": heats,
+            "shares": {name: float((truth == k).mean()) for k, name in enumerate(CLASSES)},
         },
         "conformal": {
             "error_rate": ERROR_RATE,
-            "thresholds": thresholds(calibrated(logits, temperature, offsets), truth),
-            "coverage": {name: float(inside[truth == k].mean()) for k, name in enumerate(CLASSES)},
-            "mean_size": float(sizes.mean()),
+            "rates": {
+                f"{rate:g}": {"thresholds": thresholds(final, truth, rate), **_sets_of(sets[index], truth)}
+                for index, rate in enumerate(ERROR_RATES)
+            },
         },
     }
+
+
+def _sets_of(sets: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """How often sets bool (n, classes) hold the truth, by class, and how many classes they hold."""
+    inside = sets[np.arange(len(truth)), truth]
+    coverage = {name: float(inside[truth == k].mean()) for k, name in enumerate(CLASSES) if (truth == k).any()}
+    return {"coverage": coverage, "mean_size": float(sets.sum(axis=1).mean())}
 
 
 def _scores_of(chances: np.ndarray, truth: np.ndarray) -> dict[str, float]:

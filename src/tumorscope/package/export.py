@@ -17,7 +17,7 @@ from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
 from tumorscope.inference.gate import LOOK, layout
-from tumorscope.labels import CLASSES, INDEX
+from tumorscope.labels import CLASSES, INDEX, LABELS
 from tumorscope.models.heads import POOLING
 from tumorscope.package.calibration import calibration
 from tumorscope.package.card import FORMAT, write_package
@@ -31,6 +31,13 @@ from tumorscope.training.runs import environment, facts_of, read_predictions
 
 #: Largest difference of probabilities between graph and network.
 TOLERANCE = 1e-4
+#: What a package is for, and what is not known of it, on every card.
+USE = "For research and teaching on single grey slices of brain MR; not for decisions about a patient."
+LIMITS = (
+    "In the Kaggle set these are mostly contrast-enhanced T1 slices of one group of hospitals, and tumour-free slices of another "
+    "source. Other sequences, scanners, ages, operated brains and other tumours are unknown to it.",
+    "Slices that lie otherwise than radiologists look at them are answered as they lie, where the gate does not notice.",
+)
 CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions", "backbone": "activation"}
 
 
@@ -66,7 +73,8 @@ def export_run(
         "layouts": statistics(layouts[trained], labels[trained]),
     }
     held = held_out(cv[0], recipe, catalogue, images, layouts, labels)
-    predictions = pd.concat([read_predictions(one) for one in cv], ignore_index=True)
+    # Of one seed, so that what a fold is calibrated on holds none of its own slices.
+    predictions = read_predictions(cv[0])
     card = {
         "format": FORMAT,
         "name": recipe.name,
@@ -84,6 +92,10 @@ def export_run(
         "gate": limits_of(catalogue, trained, held),
         "scores": _scores(scored),
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
+        "made_of": {name: facts[name] for name in ("weights", "masks") if name in facts},
+        "codes": {"system": "SNOMED CT", **{label.name: label.code for label in LABELS if label.code}},
+        "use": USE,
+        "limits": [f"Trained on {len(trained)} pictures of {catalogue.name}.", *LIMITS],
         "recipe": recipe.model_dump(mode="json"),
         "environment": environment(),
         "licence": "Apache-2.0",

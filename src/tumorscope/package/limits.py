@@ -11,7 +11,6 @@ import torch
 from tumorscope.config import Recipe
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.inference.gate import Likeness, measures
-from tumorscope.labels import CLASSES
 from tumorscope.package.graph import Exported
 from tumorscope.training.network import SliceNetwork, load_network
 
@@ -32,11 +31,12 @@ def _chunks(images: np.ndarray, size: int = 256) -> list[np.ndarray]:
 
 
 def statistics(values: np.ndarray, labels: np.ndarray) -> Likeness:
-    """Centre of each class, and the inverse of the shrunk covariance within classes (Ledoit and Wolf 2004), of values (n, d)."""
+    """Of values (n, d): centre of each class that is there, and inverse of the covariance within (Ledoit and Wolf 2004)."""
     from sklearn.covariance import LedoitWolf
 
-    centres = np.stack([values[labels == k].mean(axis=0) for k in range(len(CLASSES))])
-    return Likeness(centres, LedoitWolf(assume_centered=True).fit(values - centres[labels]).precision_)
+    present, place = np.unique(labels, return_inverse=True)
+    centres = np.stack([values[labels == k].mean(axis=0) for k in present])
+    return Likeness(centres, LedoitWolf(assume_centered=True).fit(values - centres[place]).precision_)
 
 
 def trained_rows(facts: dict[str, Any], catalogue: Catalogue) -> np.ndarray:

@@ -6,6 +6,8 @@ from tumorscope.evaluation.pages import template
 
 _QUESTIONS = {
     "official": "the published split, in which three of four test slices are training slices again",
+    "clean": "the same without the test slices that are training slices again",
+    "picture-cv": "new pictures, the same patients",
     "patient-cv": "new patients, same collections",
     "external": "another collection",
 }
@@ -13,4 +15,6 @@ _QUESTIONS = {
 
 def model_card(card: dict[str, Any]) -> str:
     """Markdown: what the model is, how it does, what it must not be used for."""
-    return template("package/model_card.md.j2").render(card=card, questions=_QUESTIONS)
+    conformal = card["conformal"]
+    sets = conformal["rates"][f"{conformal['error_rate']:g}"]
+    return template("package/model_card.md.j2").render(card=card, questions=_QUESTIONS, sets=sets)

@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import DataNotFound
-from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
+from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run, pooled_test
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
+from tumorscope.evaluation.intervals import paired_difference
 from tumorscope.evaluation.pages import illustrate, template
 from tumorscope.evaluation.regions import summary
 from tumorscope.files import write_json, write_text
 from tumorscope.study.rows import Row
 from tumorscope.training.fold import Report
-from tumorscope.training.runs import environment
+from tumorscope.training.runs import environment, read_predictions
 
 PROTOCOLS = ("official", "patient-cv")
 #: What the table shows of every row and protocol.
@@ -44,24 +45,34 @@ def run_study(
     runs: Path,
     out: Path,
     *,
+    against: Row | None = None,
+    overwrite: bool = False,
     report: Report = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Train every row under every protocol, finished runs kept, and write the table after each; the page's path.
 
     catalogue : for the protocol external one joined of two; seeds : of every row; each row's own number where None
+    against : a row whose finished runs in `runs` each row is compared with, slice by slice, over the seeds that both have
     """
     for row in rows:
         for protocol in protocols:
             try:
                 made = train(
-                    row.build(), catalogue, protocol, range(seeds or row.seeds), runs=runs, resume=True, report=report
+                    row.build(),
+                    catalogue,
+                    protocol,
+                    range(seeds or row.seeds),
+                    runs=runs,
+                    resume=not overwrite,
+                    overwrite=overwrite,
+                    report=report,
                 )
             except DataNotFound as error:
                 say(f"{row.name} under {protocol}: left out. {error}")
                 _leave_out(out / "study.json", catalogue, row, protocol, str(error))
                 continue
-            line = _line(row, made)
+            line = _line(row, made) | _difference(row, made, against)
             _keep(out / "study.json", catalogue, line)
             say(f"{row.name} under {protocol}: {line['accuracy']:.4f} (memoriser {line['memoriser_accuracy']:.4f})")
     return write_study(out)
@@ -136,8 +147,22 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
         line["regions"] = summary(pooled, row.build().input.size ** 2)
+    made = environment()
+    line["made"] = {"processor": made["machine"]["processor"], "cores": made["machine"]["cores"], **made["versions"]}
     official = row.reported if scored["protocol"] == "official" else {}
     return line | {"reported_accuracy": official.get("accuracy"), "reported_sd": official.get("sd"), "note": row.note}
+
+
+def _difference(row: Row, runs: Sequence[Path], against: Row | None) -> dict[str, Any]:
+    """Test accuracy less that of the same slices in the runs of `against` beside these, paired; nothing where there are none."""
+    if against is None or against.name == row.name:
+        return {}
+    others = [run.with_name(run.name.replace(row.name, against.name, 1)) for run in runs]
+    pairs = [(run, other) for run, other in zip(runs, others, strict=True) if (other / "predictions.csv").exists()]
+    if not pairs:
+        return {}
+    ours, theirs = (pooled_test([read_predictions(run) for run in several]) for several in zip(*pairs, strict=True))
+    return {"against": {"row": against.name, "seeds": len(pairs), **paired_difference(ours, theirs)}}
 
 
 def _keep(file: Path, catalogue: Catalogue, line: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tumorscope import home
-from tumorscope.config import Recipe
+from tumorscope.config import Backbone, Recipe
 from tumorscope.files import replacing
 from tumorscope.models.backbones import feature_map, feature_shape, load_timm, make_features
 from tumorscope.models.heads import POOLING
@@ -24,6 +24,8 @@ from tumorscope.training.network import Scaler, Shape
 from tumorscope.transforms.texture import texture_values
 
 Progress = Callable[[int, int], None]
+#: Of the files; another one where features of the same weights and slices are computed in another way.
+FORMAT = 2
 #: Pixels of slices that pass through a backbone at once; a memory limit: VGG16 needs 9 KB a pixel.
 BATCH_PIXELS = 64 * 128 * 128
 
@@ -69,13 +71,13 @@ def stored_features(
     backbone = recipe.model.backbone
     assert backbone is not None
     source = weights_of(backbone)
-    drawn = f"drawn-{backbone.seed}-torch-{torch.__version__}"
+    sha256 = weights_sha256(backbone, source)
     key = _key(
         recipe.input.model_dump(mode="json"),
         backbone.model_dump(mode="json", include={"name", "channels"}),
         {
             "slices": slices.name,
-            "weights": source.sha256 if source else drawn,
+            **{"weights": sha256, "format": FORMAT},
             "timm": load_timm().__version__,
             "means": backbone.head in POOLING,
             "views": views(recipe),
@@ -87,7 +89,12 @@ def stored_features(
     shape = np.load(file, mmap_mode="r").shape
     texture = _texture(recipe, slices, folder) if backbone.texture else None
     weights = str(source.path.resolve()) if source else ""
-    return Features(file, texture, (shape[2], shape[3], shape[4]), source.sha256 if source else drawn, weights)
+    return Features(file, texture, (shape[2], shape[3], shape[4]), sha256, weights)
+
+
+def weights_sha256(backbone: Backbone, source: Source | None) -> str:
+    """Of a backbone's weights file, or how they are drawn."""
+    return source.sha256 if source else f"drawn-{backbone.seed}-torch-{torch.__version__}"
 
 
 def views(recipe: Recipe) -> int:

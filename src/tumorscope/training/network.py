@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorscope.config import Recipe
-from tumorscope.errors import TumorscopeError
+from tumorscope.errors import RunMismatch, TumorscopeError
 from tumorscope.labels import CLASSES
 from tumorscope.models.registry import build, drawn_at_random
 from tumorscope.training.checkpoint import read_weights
@@ -101,14 +101,28 @@ def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
     tensors, header = read_weights(fold / "weights.safetensors")
     if not recipe.frozen:
         module = SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)}))
-        module.load_state_dict(tensors)
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise RunMismatch(
+                f"{fold}: its weights do not fit the network that {recipe.name} is now. Train it again with --overwrite."
+            ) from error
         return module.eval()
-    from tumorscope.training.features import fold_recipe
+    from tumorscope.models.weights import weights_of
+    from tumorscope.training.features import fold_recipe, weights_sha256
 
     assert recipe.model.backbone is not None
     if recipe.model.backbone.texture:
         raise TumorscopeError(f"{fold}: texture is computed outside the network, so it cannot be used on pixels alone.")
-    module = SliceNetwork(fold_recipe(recipe, header.get("backbone", "")))
+    recipe = fold_recipe(recipe, header.get("backbone", ""))
+    assert recipe.model.backbone is not None
+    now = weights_sha256(recipe.model.backbone, weights_of(recipe.model.backbone))
+    if header.get("backbone_sha256", now) != now:
+        raise RunMismatch(
+            f"{fold}: its head was trained on other weights of {recipe.model.backbone.name} than are there now "
+            f"({header['backbone_sha256'][:24]}, now {now[:24]}). Put those back, or train it again."
+        )
+    module = SliceNetwork(recipe)
     head: Any = module.network.head
     head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items()})
     return module.eval()

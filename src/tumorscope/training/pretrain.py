@@ -50,6 +50,7 @@ def fold_weights(
         "pretrain": recipe.pretrain.model_dump(mode="json"),
         **{"slices": slices.name, "rows": hashlib.sha256(np.sort(rows).tobytes()).hexdigest(), "seed": seed},
         **{"timm": load_timm().__version__, "torch": torch.__version__, "threads": recipe.training.threads},
+        "precision": recipe.training.precision,
     }
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     file = slices.parent / f"weights-{backbone.name}-{key}.safetensors"
@@ -77,9 +78,12 @@ def pretrain(
     """Learn the backbone's weights on slices uint8 (n, s, s) as `recipe.pretrain` says and write them to `file` (safetensors).
 
     labels : int64 (n,) from 0, needed by the method labels alone
-    An interrupted one goes on from the checkpoint beside `file`.
+    An interrupted one goes on from the checkpoint beside `file`; other data, settings or sets to be apart from have another.
     """
-    checkpoint = file.with_name(f".{file.stem}.checkpoint.safetensors")
+    decided = json.dumps([recipe.model_dump(mode="json"), header, seed], sort_keys=True).encode()
+    data = (np.ascontiguousarray(images), np.zeros(0) if labels is None else labels)
+    key = hashlib.sha256(b"".join([decided, *(part.tobytes() for part in data)])).hexdigest()[:12]
+    checkpoint = file.with_name(f".{file.stem}.{key}.checkpoint.safetensors")
     fabric = open_fabric(device, recipe.training.precision)
     if recipe.pretrain.method == "labels":
         features = _by_labels(recipe, images, labels, checkpoint, fabric, seed, progress)

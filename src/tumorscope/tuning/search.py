@@ -6,6 +6,7 @@ twice; how many are asked for is counted under a lock, so that workers together 
 """
 
 import json
+import math
 import multiprocessing
 import uuid
 from collections.abc import Callable, Sequence
@@ -79,8 +80,9 @@ def tune(
     Raises `RunMismatch` where the storage holds a search over something else.
     """
     base = load_recipe(recipe)
-    if base.pixels_of_fold:
-        raise RecipeError(f"{base.name}: its slices are made for each fold, which a search does not do; use train")
+    _need_searchable(base, space)
+    if sampler == "grid":
+        trials = min(trials, math.prod(len(values.grid()) for values in space.values()))
     made = folds(protocol, catalogue.table, seed)[:inner_folds]
     nothing = np.empty(0, np.int64)
     blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
@@ -109,6 +111,22 @@ def tune(
         _work(plan, min(workers or home.cores(), trials), say)
     _lock(out, plan.search).unlink(missing_ok=True)
     return _write(study, plan, base, out)
+
+
+def _need_searchable(base: Recipe, space: Space) -> None:
+    """Raise `RecipeError` for what trials would silently leave out, since all of them see the same slices."""
+    if base.pixels_of_fold:
+        raise RecipeError(f"{base.name}: its slices are made for each fold, which a search does not do; use train")
+    if base.external:
+        raise RecipeError(f"{base.name}: external: a search has no further sets; take it out")
+    if base.frozen:
+        raise RecipeError(
+            f"{base.name}: a search trains through the network and would compute a frozen backbone anew every epoch; "
+            "set model.backbone.unfrozen, or compare heads with train, which stores the features"
+        )
+    pixels = [key for key in space if key.startswith("input.") and key != "input.normalise"]
+    if pixels:
+        raise RecipeError(f"{pixels[0]}: every trial sees the recipe's own slices; take it out of the space")
 
 
 def _open(plan: Plan) -> Any:
@@ -149,7 +167,12 @@ def _sampler(plan: Plan, worker: int = 0, known: int = 0) -> Any:
         case "random":
             return samplers.RandomSampler(seed=seed)
         case "grid":
-            return samplers.GridSampler({key: values.grid() for key, values in plan.space.items()}, seed=plan.seed)
+
+            class Grid(samplers.GridSampler):
+                def after_trial(self, *_: Any) -> None:
+                    """Nothing: `tune` counts the grid; optuna would stop a loop that there is not in ask and tell."""
+
+            return Grid({key: values.grid() for key, values in plan.space.items()}, seed=plan.seed)
 
 
 def _pruner(name: Pruner) -> Any:
@@ -283,9 +306,9 @@ def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
     """Balanced validation accuracy of the recipe trained on a fold; the first fold may be pruned by validation accuracy."""
     import optuna
     import torch
-    from lightning_fabric import Fabric
     from sklearn.metrics import balanced_accuracy_score
 
+    from tumorscope.training.fold import open_fabric
     from tumorscope.training.loop import fit, predict
 
     images = np.load(plan.pixels, mmap_mode="r")
@@ -298,7 +321,7 @@ def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = open_fabric("cpu", recipe.training.precision)
     module, _ = fit(recipe, plan.seed, train, validation, fabric=fabric, report=report)
     said = predict(module, torch.from_numpy(np.array(validation[0])[:, None]), recipe.training.mirror_average)
     return float(balanced_accuracy_score(validation[1], said.numpy().argmax(1)))
