@@ -2,15 +2,19 @@
 
 import csv
 import hashlib
+import io
 import json
 import shutil
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from tumorscope.config import load_recipe
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
+from tumorscope.evaluation.package_scores import _region
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import fit_calibration, thresholds
@@ -256,6 +260,78 @@ def test_a_backbone_with_a_pooling_head_makes_a_package(made, tmp_path):
     (other,) = train(recipe("improved"), catalogue, "all", [0], runs=runs, workers=1)
     with pytest.raises(RunMismatch, match="has no map"):
         export_run(other, [], catalogue, tmp_path / "other")
+
+
+def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
+    """Trained, made a package of, asked, compared with heat maps, and its regions scored against masks."""
+    from typer.testing import CliRunner
+
+    from tumorscope.api import train
+    from tumorscope.audit.identify import with_pictures
+    from tumorscope.cli.main import app
+    from tumorscope.data.catalogue import load_catalogue
+    from tumorscope.data.phantom import write_phantom
+    from tumorscope.evaluation.explain import explain_run
+
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    archive = write_phantom(tmp_path / "phantom.zip", patients_per_class=6, slices_per_patient=3, size=96)
+    catalogue = with_pictures(load_catalogue(archive))
+    small = {
+        **{"model.backbone.name": "resnet10t", "model.backbone.weights": "none", "model.filters": [4, 6, 8]},
+        **{"input.size": 64, "training.epochs": 1},
+    }
+    recipe = load_recipe("region_lite", small)
+    runs = {
+        one: train(recipe, catalogue, one, [0], runs=tmp_path / "runs", workers=1)[0] for one in ("all", "patient-cv")
+    }
+    export_run(runs["all"], [runs["patient-cv"]], catalogue, tmp_path / "back")
+    package = load_package(tmp_path / "back")
+    assert package.card["map"] == "regions"
+    assert package.card["graph_difference"] < 1e-4
+    table, _ = explain_run(runs["patient-cv"], catalogue, slices=4)
+    assert {"own map", "Grad-CAM", "chance"} <= set(table["method"])
+    ask = ["evaluate", "--package", str(tmp_path / "back"), "--data", str(archive), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, ask)
+    assert answer.exit_code == 0, answer.output
+    assert "trained on these very slices" in answer.output
+    result = json.loads((tmp_path / "out" / "scores.json").read_text())
+    found = pd.read_csv(tmp_path / "out" / "findings.csv")
+    assert result["trained on this"]
+    scored = found[found["dice"].notna()]
+    assert result["regions"]["all"]["slices"] == len(scored) > 0
+    assert result["regions"]["all"]["dice_mean"] == pytest.approx(scored["dice"].mean())
+    assert set(scored["label"]) <= {"glioma", "meningioma", "pituitary"}
+    large = scored["mask_pixels"] / 96**2 > 0.04
+    assert result["presence by tumour size"]["above 4.0%"]["tumours"] == large.sum()
+
+
+def test_a_region_is_scored_at_the_slices_own_size():
+    """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4), the highest inside."""
+    mask = np.zeros((16, 24), np.uint8)
+    mask[0, 0] = 255
+    heat = np.zeros((32, 48), np.uint8)
+    heat[0, :3] = (255, 200, 140)
+    found = _region(heat, OneFile(encoded(mask)), "mask.png")
+    assert found == {
+        **{"pixels": 1536, "region_pixels": 3, "mask_pixels": 4, "pointed": 1},
+        "dice": pytest.approx(4 / 7),
+    }
+    assert _region(heat, OneFile(b""), "") == {"pixels": 1536, "region_pixels": 3}
+    assert _region(None, OneFile(b""), "") == {}
+
+
+class OneFile:
+    def __init__(self, content):
+        self.content = content
+
+    def read(self, name):
+        return self.content
+
+
+def encoded(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_the_shipped_package_is_whole_and_sees_a_slice():

@@ -227,8 +227,9 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
         raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
     upright = nibabel.as_closest_canonical(image)
-    volume = np.array(upright.dataobj, np.float32).reshape(upright.shape[:3])
-    np.nan_to_num(volume, copy=False)
+    volume = np.asarray(upright.dataobj, np.float32).reshape(upright.shape[:3])
+    if not np.isfinite(volume).all():
+        volume = np.nan_to_num(volume)
     axis, steps = PLANES[plane], np.asarray(upright.header.get_zooms()[:3], float)
     some = volume.ravel()[:: -(-volume.size // LOOKED_AT)]
     inside = some[some > volume.min()]
