@@ -18,7 +18,7 @@ from tumorscope.cli.main import app
 from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
 from tumorscope.inference.classifier import Classifier, Finding
-from tumorscope.inference.gate import Likeness, layout, measures
+from tumorscope.inference.gate import TURNS, Likeness, layout, measures, turned
 from tumorscope.labels import CLASSES
 
 STATUSES = {"accepted", "warned", "refused", "error"}
@@ -120,6 +120,17 @@ def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads,
     assert table.stdout.count("\n") == 7
     good = runner.invoke(app, ["predict", str(tmp_path / "[0-9].png"), "--model", str(made[0])])
     assert good.exit_code == 0
+
+
+def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():
+    """One known layout, without any symmetry: as it lies a head is at distance 0, and every other way it is not."""
+    grid = np.arange(144.0).reshape(12, 12)
+    known = Likeness(grid.reshape(1, 144), np.eye(144))
+    wrong = [np.rot90(grid, 3), np.rot90(grid, 1), np.rot90(grid, 2), grid[::-1]]
+    ratios, ways = turned(np.stack([one.ravel() for one in (grid + 0.1, *wrong)]), known)
+    assert ratios[0] < 0.01
+    assert (ratios[1:] > 100).all()
+    assert [TURNS[way] for way in ways[1:]] == list(TURNS)
 
 
 def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):

@@ -59,6 +59,17 @@ def layout(head: np.ndarray) -> np.ndarray:
     return small / max(float(np.percentile(small, 95)), 1.0)
 
 
+def turned(layouts: np.ndarray, known: "Likeness") -> tuple[np.ndarray, np.ndarray]:
+    """How much nearer to known slices heads would be if they lay otherwise: ratios (n,), and how, places in `TURNS` (n,).
+
+    layouts : (n, 144). A ratio is the distance as a head lies over the least of those after a turn.
+    """
+    grids = layouts.reshape(-1, LAYOUT, LAYOUT)
+    ways = [np.rot90(grids, quarters, axes=(1, 2)) for quarters in (1, 3, 2)] + [grids[:, ::-1]]
+    after = np.stack([known.distances(np.ascontiguousarray(way).reshape(len(grids), -1)) for way in ways])
+    return known.distances(layouts) / np.maximum(after.min(axis=0), 1e-9), after.argmin(axis=0)
+
+
 def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likeness") -> Verdict:
     """The verdict on pixels alone; head is the slice cropped to it, known the layouts of training slices."""
     height, width = one.grey.shape
@@ -84,9 +95,16 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
         refused.append(f"{text}. It does not look like a head in MR, or lies otherwise.")
     elif away > limits["layout"]["warn"]:
         warned.append(f"{text}: unusual")
+    ratio, way = (values[0] for values in turned(layout(head)[None], known))
+    if ratio > limits["turned"]:
+        warned.append(f"it may lie wrongly: {TURNS[way]} it would be {ratio:.2f} times as near to known slices")
     if len(head) < MIN_SIDE:
         refused.append(f"head of {len(head)} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
     return Verdict(tuple(refused), tuple(warned))
+
+
+#: What would put a slice right, in the order of `turned`.
+TURNS = ("turned a quarter to the left", "turned a quarter to the right", "turned half round", "flipped top to bottom")
 
 
 def _beyond(name: str, value: float, bounds: list[float]) -> str:

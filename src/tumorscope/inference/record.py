@@ -131,17 +131,18 @@ def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     """
     volumes: dict[str, list[Record]] = defaultdict(list)
     for one in records:
-        if name := _volume(one["path"]):
+        if name := _volume(one):
             volumes[name].append(one)
     return [_summary(name, several) for name, several in volumes.items() if len(several) > 1]
 
 
-def _volume(path: str) -> str:
-    """The volume that a slice is of, or the folder of a DICOM file; "" for a picture of its own."""
-    name, hash_sign, number = path.rpartition("#")
+def _volume(one: Record) -> str:
+    """The volume that a slice is of, or the folder of a DICOM file, whatever it is named; "" for a picture of its own."""
+    name, hash_sign, number = one["path"].rpartition("#")
     if hash_sign and number.isdecimal():
         return name
-    return str(Path(path).parent) if Path(path).suffix.lower() in (".dcm", ".ima") else ""
+    path = Path(one["path"])
+    return str(path.parent) if one["plane"] or path.suffix.lower() in (".dcm", ".ima") else ""
 
 
 def _summary(name: str, several: list[Record]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import torch
 
 from tumorscope.config import Recipe
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.inference.gate import Likeness, measures
+from tumorscope.inference.gate import Likeness, measures, turned
 from tumorscope.package.graph import Exported
 from tumorscope.training.network import SliceNetwork, load_network
 
 #: Shares of genuine slices that the gate may refuse and warn of, over all its limits.
 REFUSED, WARNED = 0.01, 0.05
+#: Of these, the share that is warned of as lying turned.
+TURNED = 0.01
 
 
 def embeddings_of(module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> np.ndarray:
@@ -49,16 +51,20 @@ def trained_rows(facts: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
 def held_out(
     run: Path, recipe: Recipe, catalogue: Catalogue, images: np.ndarray, layouts: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Distances of every fold's test slices from its training slices, in its own network's embedding and in layout."""
+    """Distances of every fold's test slices from its training slices, in its own network's embedding and in layout; and how much
+    nearer they would be if they lay otherwise (`gate.turned`).
+    """
     from tumorscope.protocols import folds
 
     facts = json.loads((run / "environment.json").read_text())
-    found: dict[str, list[np.ndarray]] = {"distance": [], "layout": []}
+    found: dict[str, list[np.ndarray]] = {"distance": [], "layout": [], "turned": []}
     for fold in folds("patient-cv", catalogue.table, facts["seed"]):
         module = load_network(run / f"fold-{fold.index}", recipe)
         train, test = (embeddings_of(module, recipe, images[rows]) for rows in (fold.train, fold.test))
         found["distance"].append(statistics(train, labels[fold.train]).distances(test))
-        found["layout"].append(statistics(layouts[fold.train], labels[fold.train]).distances(layouts[fold.test]))
+        known = statistics(layouts[fold.train], labels[fold.train])
+        found["layout"].append(known.distances(layouts[fold.test]))
+        found["turned"].append(turned(layouts[fold.test], known)[0])
     return {name: np.concatenate(several) for name, several in found.items()}
 
 
@@ -72,9 +78,10 @@ def limits_of(catalogue: Catalogue, rows: np.ndarray, held: dict[str, np.ndarray
         [measures(crop_to_head(decode(source.read(catalogue.table["path"][row])).grey)) for row in some]
     )
     # Layout, which tells most strangers, has half of what may be refused; the other limits have equal parts of the rest.
-    others = 2 * len(table.columns) + len(held) - 1
+    away = {name: held[name] for name in ("distance", "layout")}
+    others = 2 * len(table.columns) + len(away) - 1
     part = {"layout": 0.5}
-    refuse, warn = REFUSED * 0.5 / others, WARNED * 0.5 / others
+    refuse, warn = REFUSED * 0.5 / others, (WARNED - TURNED) * 0.5 / others
     bounds = {}
     for name, values in table.items():
         room = 0.1 * (values.quantile(0.99) - values.quantile(0.01))
@@ -82,16 +89,17 @@ def limits_of(catalogue: Catalogue, rows: np.ndarray, held: dict[str, np.ndarray
             "refuse": [float(values.quantile(refuse) - room), float(values.quantile(1 - refuse) + room)],
             "warn": [float(values.quantile(warn)), float(values.quantile(1 - warn))],
         }
-    away = {
+    distances = {
         name: {
             what: float(np.quantile(values, 1 - share * part.get(name, 0.5 / others)))
-            for what, share in (("refuse", REFUSED), ("warn", WARNED))
+            for what, share in (("refuse", REFUSED), ("warn", WARNED - TURNED))
         }
-        for name, values in held.items()
+        for name, values in away.items()
     }
     return {
         "measures": bounds,
-        **away,
+        **distances,
+        "turned": float(np.quantile(held["turned"], 1 - TURNED)),
         "slices": len(table),
         "refused_share": REFUSED,
         "warned_share": WARNED,
