@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,10 +16,12 @@ from tests.inference.test_reading import dicom, volume
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
+from tumorscope.data.decode import as_input, crop_to_head
 from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
 from tumorscope.inference.classifier import Classifier, Finding
 from tumorscope.inference.gate import TURNS, Likeness, layout, measures, turned
+from tumorscope.inference.reading import read_slices
 from tumorscope.labels import CLASSES
 
 STATUSES = {"accepted", "warned", "refused", "error"}
@@ -120,6 +123,38 @@ def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads,
     assert table.stdout.count("\n") == 7
     good = runner.invoke(app, ["predict", str(tmp_path / "[0-9].png"), "--model", str(made[0])])
     assert good.exit_code == 0
+
+
+def off_centre(height: int, width: int) -> np.ndarray:
+    """A head with a bright spot to the upper left of its middle, in a slice that is not square, uint8."""
+    rows, columns = np.mgrid[:height, :width]
+    radius = np.hypot((rows - height * 0.55) / (height * 0.35), (columns - width * 0.45) / (width * 0.4))
+    spot = np.hypot((rows - height * 0.4) / height, (columns - width * 0.3) / width) < 0.07
+    return np.where(spot, 250, np.where(radius < 1, 90, 0)).astype(np.uint8)
+
+
+def slices_that_are_not_square():
+    tall, wide = off_centre(240, 130), off_centre(120, 220)
+    header = {"PixelSpacing": [0.5, 1.0], "WindowCenter": 128, "WindowWidth": 256}
+    image = nibabel.Nifti1Image(np.dstack([wide.T, wide.T]).astype(np.int16), np.diag([1.5, 1.0, 4.0, 1.0]))
+    yield tall
+    yield next(read_slices("a.dcm", dicom(wide, **header))).grey
+    yield next(read_slices("a.nii", image.to_bytes())).grey
+
+
+@pytest.mark.parametrize("grey", list(slices_that_are_not_square()), ids=["picture", "dicom", "nifti"])
+def test_a_region_lies_on_the_slice_where_the_network_saw_it(grey):
+    """A map that is tumour just where the network's own input is bright comes back over the bright spot of the slice."""
+    classifier = Classifier.load(threads=1)
+    assert abs(grey.shape[0] / grey.shape[1] - 1) > 0.2
+    size = classifier.package.card["input"]["size"]
+    bright = as_input(crop_to_head(grey), size) > 180
+    maps = np.zeros((4, size, size), np.float32)
+    maps[CLASSES.index("notumor")] = np.where(bright, -9, 9)
+    found = classifier._heat(maps, 0, grey) > 127
+    spot = grey > 180
+    assert spot.sum() > 100
+    assert 2 * (found & spot).sum() / (found.sum() + spot.sum()) > 0.85
 
 
 def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():
