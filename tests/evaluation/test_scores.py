@@ -244,3 +244,22 @@ def test_presence_is_scored_at_the_threshold_that_is_best_on_validation_slices()
     lower = predictions.assign(fold=1, p_notumor=1 - (1 - predictions["p_notumor"]) / 10)
     both = presence_at_threshold(pd.concat([predictions, lower], ignore_index=True))
     assert both == {"threshold": pytest.approx((0.55 + 0.055) / 2), "sensitivity": 0.5, "specificity": 1.0}
+
+
+def test_a_memoriser_of_other_slices_does_not_stand_beside_a_run(tmp_path):
+    """Two sets in one folder of runs: the memoriser's folder is the later one's."""
+    import json
+
+    from tumorscope.evaluation.evaluate import memoriser_of
+
+    run, floor = tmp_path / "one-official-s0", tmp_path / "memoriser-official-s0"
+    for folder in (run, floor):
+        folder.mkdir()
+    facts = {"recipe": {"name": "one"}, "protocol": "official", "seed": 0, "leak": []}
+    (run / "environment.json").write_text(json.dumps(facts))
+    mine = pd.DataFrame({"path": ["a", "b"], "label": ["glioma", "notumor"], "part": "test"})
+    mine.to_csv(run / "predictions.csv", index=False)
+    assert memoriser_of(run) is None
+    for other, fits in ((mine.iloc[::-1], True), (mine.assign(path=["a", "c"]), False), (mine.iloc[:1], False)):
+        other.to_csv(floor / "predictions.csv", index=False)
+        assert (memoriser_of(run) is not None) == fits

@@ -36,10 +36,17 @@ def evaluate_run(run: Path) -> dict[str, Any]:
 
 
 def memoriser_of(run: Path) -> pd.DataFrame | None:
-    """The memoriser's predictions under the run's protocol and seed, where they lie beside it."""
+    """The memoriser's predictions under the run's protocol and seed, where they lie beside it and are of the same test slices."""
     facts = _facts(run)
     folder = run.parent / f"memoriser{run.name.removeprefix(facts['recipe'])}"
-    return read_predictions(folder) if (folder / "predictions.csv").exists() else None
+    if not (folder / "predictions.csv").exists():
+        return None
+    floor = read_predictions(folder)
+    ours, theirs = (
+        one.loc[one["part"] == "test", ["path", "label"]].sort_values("path").to_numpy().tolist()
+        for one in (read_predictions(run), floor)
+    )
+    return floor if ours == theirs else None
 
 
 def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, float | None]:
