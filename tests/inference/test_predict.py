@@ -157,6 +157,24 @@ def test_a_region_lies_on_the_slice_where_the_network_saw_it(grey):
     assert 2 * (found & spot).sum() / (found.sum() + spot.sum()) > 0.85
 
 
+WITHOUT_EXTRAS = """
+import sys
+for name in ("torch", "sklearn", "scipy", "matplotlib", "timm", "lightning_fabric", "optuna", "h5py"):
+    sys.modules[name] = None  # importing it fails, as where it is not installed
+from tumorscope.cli.main import main
+main()
+"""
+
+
+def test_the_base_installation_answers_offline(heads, tmp_path):
+    (tmp_path / "head.png").write_bytes(heads[0])
+    ask = [sys.executable, "-c", WITHOUT_EXTRAS, "predict", str(tmp_path / "head.png"), "--format", "json"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)
+    assert one["status"] in STATUSES - {"error"}
+
+
 def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():
     """One known layout, without any symmetry: as it lies a head is at distance 0, and every other way it is not."""
     grid = np.arange(144.0).reshape(12, 12)

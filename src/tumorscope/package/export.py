@@ -92,7 +92,7 @@ def export_run(
         "gate": limits_of(catalogue, trained, held),
         "scores": _scores(scored),
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
-        "made_of": {name: facts[name] for name in ("weights", "masks") if name in facts},
+        "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "codes": {"system": "SNOMED CT", **{label.name: label.code for label in LABELS if label.code}},
         "use": USE,
         "limits": [f"Trained on {len(trained)} pictures of {catalogue.name}.", *LIMITS],

@@ -214,7 +214,17 @@ def _open_run(
     write_text(folder / "recipe.toml", recipe.toml())
     parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
     leak = [fold.leak for fold in made if fold.leak]
-    write_json(file, {**identity, "folds": parts, "leak": leak, "device": device, **environment()})
+    facts = {"folds": parts, "leak": leak, "device": device, **_contract(recipe), **environment()}
+    write_json(file, {**identity, **facts})
+
+
+def _contract(recipe: Recipe) -> dict[str, Any]:
+    """What timm says that a backbone's published weights expect, beside what the recipe gives them."""
+    if recipe.model.backbone is None:
+        return {}
+    from tumorscope.models.backbones import contract_of
+
+    return {"contract": contract_of(recipe.model.backbone.name).plain()}
 
 
 def _spelled_out(stored: Any, title: str) -> Any:
