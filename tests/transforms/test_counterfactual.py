@@ -102,6 +102,16 @@ def test_a_seam_changes_no_label_and_no_mask_and_carries_no_tumour(seed):
     assert float(tumour.float().mean()) > 150
 
 
+@given(seed=st.integers(0, 300))
+@settings(max_examples=30, deadline=None)
+def test_a_seam_takes_no_tissue_of_a_slice_whose_mask_is_unknown(seed):
+    """Its tumour would be laid in and called none."""
+    labels = torch.tensor([GLIOMA, GLIOMA, NOTUMOR, GLIOMA])
+    masked = torch.tensor([True, False, False, False])
+    drawn_ = draw_counterfactual(Augment(seam=1.0), labels, masked, torch.Generator().manual_seed(seed))
+    assert set(drawn_.tissue.tolist()) <= {0, 2}
+
+
 def test_each_change_comes_at_its_rate_and_only_where_it_can():
     labels = torch.tensor([GLIOMA, NOTUMOR] * 5000)
     masked = torch.arange(10_000) % 4 == 0  # half of the gliomas

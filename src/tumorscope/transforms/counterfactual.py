@@ -61,7 +61,8 @@ def draw_counterfactual(augment: Augment, labels: Tensor, masked: Tensor, genera
     return Counterfactual(
         kind,
         torch.where(kind == REMOVE, torch.arange(count), donor),
-        torch.randint(count, (count,), generator=generator),
+        # Of a slice whose mask is unknown nobody can say what its tissue is.
+        _one_of(masked | free, generator),
         uniform[0],
         (2 * uniform[1] - 1) * torch.pi,
         0.7 + 0.6 * uniform[2],
