@@ -20,7 +20,7 @@ import tumorscope as ts
 from tumorscope.data.cache import input_pixels
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 RESULT = Path(__file__).parent / "results" / "choose_compact_cnn.json"
 #: Seed of the folds and of training, apart from the seeds that results are reported with; folds of it that are used.

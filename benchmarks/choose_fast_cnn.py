@@ -16,8 +16,8 @@ from lightning_fabric import Fabric
 import tumorscope as ts
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
+from tumorscope.training.identity import environment
 from tumorscope.training.loop import fit
-from tumorscope.training.runs import environment
 
 RESULT = Path(__file__).parent / "results" / "choose_fast_cnn.json"
 FILTERS, EPOCHS, RATES, SEEDS = ([16, 32, 64], [24, 48, 96], [32, 64, 128]), (3, 4, 5), (4e-3, 8e-3), range(3)

@@ -14,7 +14,8 @@ import pandas as pd
 import tumorscope as ts
 from tumorscope.evaluation.scores import score
 from tumorscope.files import write_json
-from tumorscope.training.runs import environment, train_runs
+from tumorscope.training.identity import environment
+from tumorscope.training.runs import train_runs
 
 CANDIDATES = {
     "32-64, dense 128": {"filters": [32, 64], "dense": 128},

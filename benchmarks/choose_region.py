@@ -26,7 +26,8 @@ from tumorscope.data.cache import input_pixels
 from tumorscope.data.masks import UNKNOWN
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
-from tumorscope.training.runs import environment, masks_of
+from tumorscope.training.identity import environment
+from tumorscope.training.runs import masks_of
 
 RESULT = Path(__file__).parent / "results" / "choose_region.json"
 #: Seed of the folds and of training, apart from the seeds that results are reported with.

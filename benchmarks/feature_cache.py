@@ -21,8 +21,8 @@ from tumorscope.data.cache import input_file
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
 from tumorscope.training.features import stored_features
+from tumorscope.training.identity import environment
 from tumorscope.training.loop import fit
-from tumorscope.training.runs import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -28,9 +28,10 @@ from tumorscope.data.decode import as_input, crop_to_head, decode, shrink
 from tumorscope.evaluation.figures import WIDTH, encoded, styled
 from tumorscope.files import write_bytes, write_json
 from tumorscope.labels import CLASSES, INDEX
+from tumorscope.training.identity import environment
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import environment, read_predictions
+from tumorscope.training.runs import read_predictions
 
 RESULTS = Path(__file__).parent / "results"
 SIDE = 128

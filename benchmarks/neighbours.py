@@ -14,7 +14,7 @@ import numpy as np
 
 from tumorscope.audit.pictures import NEIGHBOURS, neighbours
 from tumorscope.files import write_json
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 RESULT = Path(__file__).parent / "results" / "neighbours.json"
 #: Numbers of a 16x16 descriptor, clusters, and queries that the exact search answers.

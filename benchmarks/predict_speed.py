@@ -18,7 +18,7 @@ import numpy as np
 
 import tumorscope as ts
 from tumorscope.files import write_json
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 RESULT = Path(__file__).parent / "results" / "predict_speed.json"
 ONCE = "import sys; from tumorscope.cli.main import main; sys.argv[0] = 'tumorscope'; main()"

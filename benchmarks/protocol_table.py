@@ -16,7 +16,7 @@ from tumorscope.audit.leakage import memorisers
 from tumorscope.data.catalogue import join
 from tumorscope.evaluation.evaluate import comparison_rows
 from tumorscope.files import write_json
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 PROTOCOLS = ("official", "clean", "picture-cv", "patient-cv")
 RECIPES = ("baseline_cnn", "improved_cnn")

@@ -20,7 +20,7 @@ from tumorscope.audit.identify import with_pictures
 from tumorscope.evaluation.evaluate import comparison_rows
 from tumorscope.evaluation.figures import WIDTH, encoded, styled
 from tumorscope.files import write_bytes, write_json
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 RESULTS = Path(__file__).parent / "results"
 

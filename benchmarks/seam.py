@@ -21,9 +21,10 @@ from tumorscope.data.cache import input_pixels
 from tumorscope.data.masks import UNKNOWN
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
+from tumorscope.training.identity import environment
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import environment, masks_of, read_predictions
+from tumorscope.training.runs import masks_of, read_predictions
 
 RESULT = Path(__file__).parent / "results" / "seam.json"
 CHANGES = {"seam": Augment(seam=1.0), "paste": Augment(paste=1.0), "remove": Augment(remove=1.0)}

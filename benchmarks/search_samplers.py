@@ -19,7 +19,7 @@ import tumorscope as ts
 from tumorscope.audit.identify import with_pictures
 from tumorscope.evaluation.figures import WIDTH, encoded, styled
 from tumorscope.files import write_bytes, write_json
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 from tumorscope.tuning.search import STUDY, Pruner, Sampler, _storage, tune
 from tumorscope.tuning.space import load_space
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import tumorscope as ts
 from tumorscope.evaluation.evaluate import comparison_rows
 from tumorscope.files import write_json
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 RESULT = Path(__file__).parent / "results" / "ten_seeds.json"
 

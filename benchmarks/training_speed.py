@@ -26,7 +26,7 @@ from tumorscope import home
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
 from tumorscope.protocols import folds
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "training_speed.json"

@@ -45,7 +45,7 @@ def audit(
         from tumorscope.audit.page import plain, write_audit
         from tumorscope.audit.summary import summary
         from tumorscope.data.catalogue import join
-        from tumorscope.training.runs import environment
+        from tumorscope.training.identity import environment
 
         if against is not None:
             catalogue = join(catalogue, open_catalogue(against, classes, sizes))

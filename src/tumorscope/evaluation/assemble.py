@@ -19,7 +19,8 @@ from tumorscope.evaluation.scores import worst_mistakes
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.models.registry import build, layer_table
 from tumorscope.protocols import folds
-from tumorscope.training.runs import environment, read_predictions
+from tumorscope.training.identity import environment
+from tumorscope.training.runs import read_predictions
 from tumorscope.training.schedules import rate
 from tumorscope.transforms.oversample import oversample
 

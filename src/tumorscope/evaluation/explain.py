@@ -31,8 +31,9 @@ from tumorscope.models.heads import POOLING
 from tumorscope.models.regions import RegionNetwork, evidence_of
 from tumorscope.models.registry import drawn_at_random
 from tumorscope.models.residual import ResidualNetwork
+from tumorscope.training.identity import environment
 from tumorscope.training.network import SliceNetwork, load_network
-from tumorscope.training.runs import environment, facts_of, masks_of, read_predictions
+from tumorscope.training.runs import facts_of, masks_of, read_predictions
 
 Progress = Callable[[int, int], None]
 #: Methods of torch-cam by name, and what a row without a network is called.

@@ -16,7 +16,7 @@ from tumorscope.evaluation.regions import SIZES, dice, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score
 from tumorscope.inference.classifier import Classifier
 from tumorscope.labels import TUMOUR
-from tumorscope.training.runs import environment
+from tumorscope.training.identity import environment
 
 
 def score_package(

@@ -26,8 +26,9 @@ from tumorscope.package.limits import embeddings_of, held_out, limits_of, statis
 from tumorscope.package.model_card import model_card
 from tumorscope.protocols import ALL
 from tumorscope.training.fold import PROBABILITIES
+from tumorscope.training.identity import environment
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import environment, facts_of, read_predictions
+from tumorscope.training.runs import facts_of, read_predictions
 
 #: Largest difference of probabilities between graph and network.
 TOLERANCE = 1e-4
@@ -75,39 +76,52 @@ def export_run(
     held = held_out(cv[0], recipe, catalogue, images, layouts, labels)
     # Of one seed, so that what a fold is calibrated on holds none of its own slices.
     predictions = read_predictions(cv[0])
-    card = {
+    told = {
+        "graph_difference": difference,
+        **calibration(predictions[predictions["part"] == "test"]),
+        "gate": limits_of(catalogue, trained, held),
+        "scores": _scores(scored),
+    }
+    card = _card(recipe, facts, catalogue, len(trained), told)
+    statistics_file = io.BytesIO()
+    clouds = {
+        f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
+    }
+    np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
+    parts = {
+        "model.onnx": graph,
+        "card.json": json.dumps(card, indent=2).encode(),
+        "gate.npz": statistics_file.getvalue(),
+    }
+    return write_package(out, {**parts, "MODEL_CARD.md": model_card(card).encode()})
+
+
+def _card(
+    recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue, trained: int, told: dict[str, Any]
+) -> dict[str, Any]:
+    """card.json: what the model takes and gives, is made of, and what is `told` of it by measurements."""
+    return {
         "format": FORMAT,
         "name": recipe.name,
         "title": recipe.title,
         "version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "labels": list(CLASSES),
+        "codes": {"system": "SNOMED CT", **{label.name: label.code for label in LABELS if label.code}},
         "input": {
             **{name: getattr(recipe.input, name) for name in ("size", "crop", "enlarged_from", "filter")},
             **{"range": [0, 255], "colour": "grey"},
         },
         "map": CLASS_MAPS[recipe.model.name],
-        "graph_difference": difference,
-        **calibration(predictions[predictions["part"] == "test"]),
-        "gate": limits_of(catalogue, trained, held),
-        "scores": _scores(scored),
-        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
-        "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
-        "codes": {"system": "SNOMED CT", **{label.name: label.code for label in LABELS if label.code}},
         "use": USE,
-        "limits": [f"Trained on {len(trained)} pictures of {catalogue.name}.", *LIMITS],
+        "limits": [f"Trained on {trained} pictures of {catalogue.name}.", *LIMITS],
+        **told,
+        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": trained, "pictures": trained},
+        "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "recipe": recipe.model_dump(mode="json"),
         "environment": environment(),
         "licence": "Apache-2.0",
     }
-    content = json.dumps(card, indent=2).encode()
-    statistics_file = io.BytesIO()
-    clouds = {
-        f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
-    }
-    np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
-    parts = {"model.onnx": graph, "card.json": content, "gate.npz": statistics_file.getvalue()}
-    return write_package(out, {**parts, "MODEL_CARD.md": model_card(card).encode()})
 
 
 def _check(

@@ -21,7 +21,8 @@ from tumorscope.evaluation.regions import summary
 from tumorscope.files import write_json, write_text
 from tumorscope.study.rows import Row
 from tumorscope.training.fold import Report
-from tumorscope.training.runs import environment, read_predictions
+from tumorscope.training.identity import environment
+from tumorscope.training.runs import read_predictions
 
 PROTOCOLS = ("official", "patient-cv")
 #: What the table shows of every row and protocol.

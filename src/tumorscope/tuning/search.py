@@ -26,8 +26,8 @@ from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
+from tumorscope.training.identity import environment
 from tumorscope.training.pool import end_with_parent
-from tumorscope.training.runs import environment
 from tumorscope.tuning.space import Space, suggested
 
 Sampler = Literal["tpe", "random", "grid"]
