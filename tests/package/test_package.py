@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,11 @@ def test_runs_that_do_not_belong_together_are_refused(made, tmp_path):
     (other / "environment.json").write_text(json.dumps(facts))
     with pytest.raises(RunMismatch, match="another recipe"):
         export_run(runs["all"], [other], catalogue, tmp_path / "p")
+    renamed = replace(
+        catalogue, table=catalogue.table.assign(patient=[f"p{n // 9}" for n in range(len(catalogue.table))])
+    )
+    with pytest.raises(RunMismatch, match="pictures or patients were found or named"):
+        export_run(runs["all"], [runs["patient-cv"]], renamed, tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 

@@ -24,7 +24,7 @@ from tumorscope.package.card import FORMAT, write_package
 from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
 from tumorscope.package.model_card import model_card
-from tumorscope.protocols import ALL
+from tumorscope.protocols import ALL, digest, folds
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.identity import environment
 from tumorscope.training.network import load_network
@@ -140,6 +140,7 @@ def _check(
         raise RunMismatch(
             f"{run}: its slices are made by another network (super-resolution, regions), which a package does not hold."
         )
+    _need_the_same_folds(run, facts, catalogue)
     if len(facts["folds"]) != 1:
         raise RunMismatch(f"{run}: {len(facts['folds'])} models; train one with --protocol {ALL}.")
     cv = []
@@ -149,6 +150,7 @@ def _check(
         if mine != recipe.model_copy(update={"name": "", "title": ""}):
             raise RunMismatch(f"{one}: another recipe than {run}; its scores would not be this model's.")
         if other["protocol"] == "patient-cv" and other["data"]["digest"] == catalogue.digest:
+            _need_the_same_folds(one, other, catalogue)
             cv.append(one)
     if not cv:
         raise RunMismatch(
@@ -156,6 +158,15 @@ def _check(
             f"Train it with tumorscope train {run / 'recipe.toml'} --protocol patient-cv"
         )
     return cv
+
+
+def _need_the_same_folds(run: Path, facts: dict[str, Any], catalogue: Catalogue) -> None:
+    """Raise `RunMismatch` where the catalogue has learnt of pictures or patients since; held-out slices would not be held out."""
+    if digest(folds(facts["protocol"], catalogue.table, facts["seed"]), catalogue.table) != facts["split"]:
+        raise RunMismatch(
+            f"{run}: its folds are not those that {catalogue.name} has now, since pictures or patients were found or named "
+            "after it was trained. Train it again with --overwrite."
+        )
 
 
 def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
