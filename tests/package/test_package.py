@@ -345,7 +345,7 @@ def test_the_shipped_package_is_whole_and_sees_a_slice():
     from importlib import resources
 
     package = load_package()
-    assert package.card["name"] == "region_unet"
+    assert package.card["name"] == "region_lite"
     assert sum(item.stat().st_size for item in (resources.files("tumorscope") / "package" / "shipped").iterdir()) < 10e6
     random = np.random.default_rng(0)
     (one,) = Classifier.load().predict([random.integers(0, 256, (200, 200)).astype(np.uint8)])
