@@ -38,7 +38,6 @@ def calibration(held: pd.DataFrame) -> dict[str, Any]:
             **_scores_of(crossed, truth),
             "uncalibrated": _scores_of(calibrated(logits), truth),
             "temperatures_of_folds": heats,
-            "shares": {name: float((truth == k).mean()) for k, name in enumerate(CLASSES)},
         },
         "conformal": {
             "error_rate": ERROR_RATE,
@@ -72,12 +71,13 @@ def _scores_of(chances: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def fit_calibration(logits: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
     """The temperature, and the offsets float64 (classes,) with mean 0, with the least negative log-likelihood of the truth.
 
-    A class that never comes keeps offset 0.
+    Each class counts the same, however many slices it has, so that no set's shares are carried into another's answers. A class
+    that never comes keeps offset 0.
     """
     from scipy.optimize import minimize
 
     seen = np.unique(truth)
-    rows = np.arange(len(truth))
+    rows, weight = np.arange(len(truth)), 1 / (np.bincount(truth)[truth] * len(seen))
 
     def unpacked(values: np.ndarray) -> tuple[float, np.ndarray]:
         offsets = np.zeros(logits.shape[1])
@@ -85,7 +85,7 @@ def fit_calibration(logits: np.ndarray, truth: np.ndarray) -> tuple[float, np.nd
         return float(np.exp(values[0].clip(-3, 3))), offsets
 
     def loss(values: np.ndarray) -> float:
-        return -float(np.log(calibrated(logits, *unpacked(values))[rows, truth].clip(1e-12)).mean())
+        return -float((weight * np.log(calibrated(logits, *unpacked(values))[rows, truth].clip(1e-12))).sum())
 
     return unpacked(minimize(loss, np.zeros(1 + len(seen)), method="L-BFGS-B").x)
 
