@@ -8,13 +8,6 @@ import pytest
 from tumorscope.config import Recipe, load_recipe, parse_override, parse_recipe, shipped_recipes
 from tumorscope.errors import RecipeError
 
-
-def drawn(model):
-    """The model with random weights where published ones are asked for, which tests have not."""
-    changed = model.backbone and model.backbone.model_copy(update={"weights": "none"})
-    return model.model_copy(update={"backbone": changed})
-
-
 TOP = (
     "name, title, input, model, imbalance, loss, optimiser, schedule, augment, early_stopping, training, regions, pretrain, "
     "super_resolution, region_of_interest, external"
@@ -23,7 +16,7 @@ TOP = (
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_loads_builds_and_comes_back_from_its_toml(name, tmp_path):
-    from tumorscope.models.registry import build
+    from tumorscope.models.registry import build, drawn_at_random
 
     recipe = load_recipe(name)
     assert recipe.name == name
@@ -32,7 +25,7 @@ def test_a_shipped_recipe_loads_builds_and_comes_back_from_its_toml(name, tmp_pa
     copy = tmp_path / "recipe.toml"
     copy.write_text(recipe.toml(), encoding="utf-8")
     assert load_recipe(copy) == recipe
-    build(drawn(recipe.model), recipe.input.size)
+    build(drawn_at_random(recipe.model), recipe.input.size)
 
 
 def test_the_student_reports_settings():

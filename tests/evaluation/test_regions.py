@@ -58,6 +58,7 @@ def test_region_scores_and_their_summary_by_hand():
     assert found["by class"]["glioma"]["hit"] == 0.5
     assert found["tumour-free"] == {"slices": 1, "with a region": 1.0}
     assert found["all"]["slices"] == 2
+    assert found["all"]["mask_share"] == 0.025  # 4 and 1 of 100 pixels
 
 
 @pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])

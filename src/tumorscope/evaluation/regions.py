@@ -66,10 +66,14 @@ def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
     free = regions[regions["label"] == "notumor"]
     size = pd.cut(tumours["mask_pixels"] / pixels, list(SIZES), labels=[f"to {high:.1%}" for high in SIZES[1:]])
     return {
-        "all": _summary(tumours),
-        "by class": {name: _summary(tumours[tumours["label"] == name]) for name in CLASSES if name != "notumor"},
-        "by plane": {str(name): _summary(part) for name, part in tumours.groupby("plane") if name},
-        "by share of the slice": {str(name): _summary(part) for name, part in tumours.groupby(size, observed=True)},
+        "all": _summary(tumours, pixels),
+        "by class": {
+            name: _summary(tumours[tumours["label"] == name], pixels) for name in CLASSES if name != "notumor"
+        },
+        "by plane": {str(name): _summary(part, pixels) for name, part in tumours.groupby("plane") if name},
+        "by share of the slice": {
+            str(name): _summary(part, pixels) for name, part in tumours.groupby(size, observed=True)
+        },
         "tumour-free": {
             "slices": len(free),
             "with a region": float((free["region_pixels"] > 0).mean()) if len(free) else None,
@@ -77,7 +81,7 @@ def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
     }
 
 
-def _summary(part: pd.DataFrame) -> dict[str, Any]:
+def _summary(part: pd.DataFrame, pixels: int) -> dict[str, Any]:
     if part.empty:
         return {"slices": 0}
     return {
@@ -86,5 +90,5 @@ def _summary(part: pd.DataFrame) -> dict[str, Any]:
         "dice_mean": float(part["dice"].mean()),
         "hit": float((part["dice"] > 0).mean()),
         "pointing": float(part["pointed"].mean()),
-        "mask_share": float(part["mask_pixels"].mean()),
+        "mask_share": float(part["mask_pixels"].mean() / pixels),
     }
