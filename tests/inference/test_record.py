@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.inference.test_reading import dicom
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
+from tumorscope.inference.batch import expand
 from tumorscope.inference.classifier import Classifier
 from tumorscope.inference.record import Journal, as_csv, as_json, as_table, summaries
 from tumorscope.labels import CLASSES
@@ -43,6 +45,32 @@ def test_dicom_files_of_a_folder_are_one_series():
     records = [record("s/1.dcm", "notumor"), record("s/2.dcm", "notumor"), record("t/1.dcm", "glioma")]
     (one,) = summaries(records)
     assert (one["volume"], one["slices"], one["tumour"]) == ("s", 2, 0)
+
+
+def test_a_folder_of_two_series_is_summed_up_as_two_each_in_order_of_position(tmp_path):
+    """Names cross: a and c are one series, b and d the other, stored from the top down; frames of a broken file are neither's."""
+    for name, series, z in (("a", "1.9", 5), ("b", "1.2", 4), ("c", "1.9", -3), ("d", "1.2", 9), ("e", "1.2", 6)):
+        tilted = {"ImageOrientationPatient": [1, 0, 0, 0, 0.8, 0.6]}  # normal (0, -0.6, 0.8)
+        place = {"ImagePositionPatient": [50, 0, z], "InstanceNumber": 100 - z}
+        content = dicom(np.arange(10_000).reshape(100, 100) % 4000, SeriesInstanceUID=series, **tilted, **place)
+        (tmp_path / f"{name}.dcm").write_bytes(content)
+    (tmp_path / "f.dcm").write_bytes(dicom()[:200])
+    files = expand([str(tmp_path)])
+    assert "".join(Path(path).stem for path in files) == "fbedca"
+    found = [one.plain() for one in Classifier.load(threads=1).predict(files)]
+    first, second = summaries(found)
+    assert (first["volume"], first["slices"]) == (f"{tmp_path} (series 1)", 3)
+    assert (second["volume"], second["slices"]) == (f"{tmp_path} (series 2)", 2)
+    assert "1.9" not in json.dumps([one["series"] for one in found])
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [row["series"] for row in rows] == [one["series"] or "" for one in found]
+
+
+def test_a_file_that_cannot_say_its_series_belongs_to_the_only_one_of_its_folder():
+    known = {"series": "0a1b2c3d"}
+    records = [{**record("s/1.dcm", "glioma"), **known}, record("s/2.dcm"), {**record("s/3.dcm", "glioma"), **known}]
+    (one,) = summaries(records)
+    assert (one["slices"], one["answered"], one["longest_run"]) == (3, 2, 1)
 
 
 def test_a_journal_goes_on_with_the_file_that_was_not_finished(tmp_path):

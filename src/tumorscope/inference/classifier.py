@@ -24,7 +24,8 @@ class Finding:
 
     status : accepted, warned, refused or error; label : the most likely class, "" where there is no answer
     probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
-    reasons : for a refusal, a warning or an error; heat : uint8 (h, w) over the slice, where it was asked for
+    reasons : for a refusal, a warning or an error; series : the same for slices of one DICOM series, "" for what is none
+    heat : uint8 (h, w) over the slice, where it was asked for
     """
 
     path: str
@@ -34,6 +35,7 @@ class Finding:
     prediction_set: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     plane: str = ""
+    series: str = ""
     heat: np.ndarray | None = None
     grey: np.ndarray | None = None
 
@@ -42,7 +44,8 @@ class Finding:
         return {
             **{"path": self.path, "status": self.status, "label": self.label or None},
             "probabilities": self.probabilities or {},
-            **{"prediction_set": list(self.prediction_set), "reasons": list(self.reasons), "plane": self.plane or None},
+            **{"prediction_set": list(self.prediction_set), "reasons": list(self.reasons)},
+            **{"plane": self.plane or None, "series": self.series or None},
         }
 
 
@@ -116,7 +119,7 @@ class Classifier:
         head = crop_to_head(one.grey)
         verdict = gate.before(one, head, self.package.card["gate"], self.package.layouts)
         if verdict.refused:
-            return Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane)
+            return Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane, series=one.series)
         seen = head if contract["crop"] == "head" else one.grey
         return Prepared(
             one,
@@ -141,7 +144,7 @@ class Classifier:
             one = ready.slice
             verdict = gate.after(float(distance), card["gate"])
             if verdict.refused:
-                found.append(Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane))
+                found.append(Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane, series=one.series))
                 continue
             best = int(chance.argmax())
             reasons = (*ready.warned, *verdict.warned)
@@ -154,6 +157,7 @@ class Classifier:
                     prediction_set(chance, limits, card["labels"]),
                     reasons,
                     one.plane,
+                    one.series,
                     self._heat(activation, best, one.grey) if heat else None,
                     one.grey if heat else None,
                 )

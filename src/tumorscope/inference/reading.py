@@ -6,6 +6,7 @@ says of a patient is neither kept nor shown.
 """
 
 import gzip
+import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -34,12 +35,16 @@ WINDOW = (0.5, 99.5)
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice. name : of the file, with #n for the n-th frame or slice from 1; grey : uint8 (h, w); plane where known."""
+    """One slice. name : of the file, with #n for the n-th frame or slice from 1; grey : uint8 (h, w); plane where known.
+
+    series : of a DICOM file, the same for files of one series; no UID, which would lead back to the patient
+    """
 
     name: str
     grey: np.ndarray
     chroma: float = 0.0
     plane: str = ""
+    series: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -138,7 +143,12 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         spacing = _first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
         square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
         label = f"{name}#{number}" if frames > 1 else name
-        yield Slice(label, square, plane=_plane_of(groups, whole), facts={"modality": modality})
+        yield Slice(label, square, 0.0, _plane_of(groups, whole), _series(header), {"modality": modality})
+
+
+def _series(header: Any) -> str:
+    uid = str(header.get("SeriesInstanceUID") or "")
+    return hashlib.sha256(uid.encode()).hexdigest()[:8] if uid else ""
 
 
 def _groups(dataset: Any, frame: int) -> list[Any]:

@@ -91,7 +91,10 @@ def as_csv(records: Sequence[Record], header: bool = True) -> str:
     writer = csv.writer(text, lineterminator="\n")
     if header:
         writer.writerow(
-            ["path", "status", "label", *(f"p_{name}" for name in CLASSES), "prediction_set", "reasons", "plane"]
+            [
+                *("path", "status", "label", *(f"p_{name}" for name in CLASSES)),
+                *("prediction_set", "reasons", "plane", "series"),
+            ]
         )
     for one in records:
         chances = one["probabilities"]
@@ -100,6 +103,7 @@ def as_csv(records: Sequence[Record], header: bool = True) -> str:
                 *(one[name] or "" for name in ("path", "status", "label")),
                 *(f"{chances[name]:.6f}" if chances else "" for name in CLASSES),
                 *(" ".join(one["prediction_set"]), "; ".join(one["reasons"]), one["plane"] or ""),
+                one.get("series") or "",
             ]
         )
     return text.getvalue()
@@ -125,6 +129,8 @@ def as_table(records: Sequence[Record]) -> str:
 def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What a volume's or series' slices say together, for each of two slices or more: counts, no probability.
 
+    Slices of one DICOM series in one folder are a series; where a folder holds several they are numbered as they come.
+
     Neighbouring slices show the same tissue, so that their probabilities may not be multiplied or averaged into one of the head;
     what is said is how many slices are answered, how many show a tumour, how long the longest unbroken run of them is, and
     which slice shows it most.
@@ -133,7 +139,19 @@ def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     for one in records:
         if name := _volume(one):
             volumes[name].append(one)
-    return [_summary(name, several) for name, several in volumes.items() if len(several) > 1]
+    parts = [part for name, several in volumes.items() for part in _by_series(name, several)]
+    return [_summary(name, several) for name, several in parts if len(several) > 1]
+
+
+def _by_series(name: str, several: list[Record]) -> list[tuple[str, list[Record]]]:
+    """A folder's slices apart by series; where there is one, files that could not say theirs belong to it."""
+    known = list(dict.fromkeys(one["series"] for one in several if one.get("series")))
+    if len(known) < 2:
+        return [(name, several)]
+    return [
+        (f"{name} (series {number})", [one for one in several if one.get("series") == series])
+        for number, series in enumerate(known, start=1)
+    ]
 
 
 def _volume(one: Record) -> str:
