@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pandas as pd
@@ -47,9 +48,9 @@ def test_one_changed_byte_in_any_part_is_refused(made, tmp_path, name):
         load_package(folder)
 
 
-def resealed(folder, card):
-    """The package with another card and sums that fit it: what hashes alone would let through."""
-    (folder / "card.json").write_text(json.dumps(card))
+def resealed(folder, card, name="card.json"):
+    """The package with another card, or another part as bytes, and sums that fit it: what hashes alone would let through."""
+    (folder / name).write_bytes(card if isinstance(card, bytes) else json.dumps(card).encode())
     sums = "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in PARTS)
     (folder / SUMS).write_text(sums)
     return folder
@@ -62,8 +63,165 @@ def test_other_labels_and_another_input_size_are_refused_even_with_fitting_sums(
         Classifier.load(folder)
     other = {**card, "input": {**card["input"], "size": 64}}
     folder = resealed(shutil.copytree(made[0], tmp_path / "size"), other)
-    with pytest.raises(PackageMismatch, match="the card says 64x64 and 4 classes, the graph 32x32"):
+    with pytest.raises(PackageMismatch, match="slices of nx1x64x64 by the card, nx1x32x32 in the graph"):
         Classifier.load(folder)
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A copy of the shipped package."""
+    with resources.as_file(resources.files("tumorscope") / "package" / "shipped") as folder:
+        return shutil.copytree(folder, tmp_path / "copy")
+
+
+def without(card, key):
+    """The card without one key, which may lie inside others: "gate.layout"."""
+    *above, last = key.split(".")
+    inner = card
+    for name in above:
+        inner = inner[name]
+    del inner[last]
+    return card
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("name", "input", "input.size", "input.crop", "map", "temperature", "offsets.glioma", "conformal.rates"),
+        *("gate.measures.filled.warn", "gate.layout", "gate.distance.refuse", "gate.turned", "data.digest"),
+    ],
+)
+def test_a_card_that_lacks_what_answers_are_made_with_is_refused(shipped, key):
+    card = without(json.loads((shipped / "card.json").read_text()), key)
+    with pytest.raises(PackageMismatch, match=rf"card\.json: {key} is missing"):
+        load_package(resealed(shipped, card))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"temperature": 0}, "temperature cannot be 0"),
+        ({"temperature": float("nan")}, "temperature cannot be nan"),
+        ({"temperature": 10**400}, "temperature cannot be 1000"),
+        ({"offsets": [0, 0, 0, 0]}, r"offsets cannot be \[0"),
+        ({"input": {"size": "128", "crop": "head"}}, "input.size cannot be '128'"),
+        ({"map": "saliency"}, "map cannot be 'saliency'"),
+        (
+            {"conformal": {"error_rate": 0.1, "rates": {"0.2": {"thresholds": {}}}}},
+            r"conformal\.rates\.0\.1 is missing",
+        ),
+        ({"conformal": {"error_rate": 0.1, "rates": {"0.1": {"thresholds": {}}}}}, "thresholds.glioma is missing"),
+        ({"labels": None}, "with labels None"),
+    ],
+)
+def test_a_card_with_values_that_no_answer_can_be_made_with_is_refused(shipped, changes, says):
+    card = json.loads((shipped / "card.json").read_text()) | changes
+    with pytest.raises(PackageMismatch, match=says):
+        load_package(resealed(shipped, card))
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00", b"[" * 100_000, b"[]", b'"text"', b"null"])
+def test_a_card_that_is_no_object_of_json_is_refused(shipped, content):
+    with pytest.raises(PackageMismatch, match=r"card\.json"):
+        load_package(resealed(shipped, content))
+
+
+def test_arrays_of_the_gate_that_are_not_there_or_of_another_size_are_refused(shipped):
+    def stored(**arrays):
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    with np.load(shipped / "gate.npz") as file:
+        known = dict(file)
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    several = {
+        "not the gate's arrays": [b"no arrays", array.getvalue(), stored(other=np.zeros(3))],
+        r"\(classes, d\) and \(d, d\) are needed": [
+            stored(**{**known, "layouts_centres": known["layouts_centres"][:, :100]}),
+            stored(**{**known, "embeddings_precision": known["embeddings_precision"][:10]}),
+            stored(**{**known, "embeddings_centres": known["embeddings_centres"] * np.nan}),
+        ],
+    }
+    for says, contents in several.items():
+        for content in contents:
+            with pytest.raises(PackageMismatch, match=says):
+                load_package(resealed(shipped, content, "gate.npz"))
+    few = {"embeddings_centres": np.zeros((4, 7), np.float32), "embeddings_precision": np.eye(7, dtype=np.float32)}
+    resealed(shipped, stored(**{**known, **few}), "gate.npz")
+    with pytest.raises(PackageMismatch, match="embeddings of nx7 by the card, nx160 in the graph"):
+        Classifier.load(shipped)
+
+
+def graph_of(answers, size=128, batch="n"):
+    """A graph that takes slices and gives their mean times a value, in these shapes, batch left out."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    slices = helper.make_tensor_value_info("slices", TensorProto.FLOAT, [batch, 1, size, size])
+    nodes = [helper.make_node("ReduceMean", ["slices"], ["mean"], axes=[1, 2, 3], keepdims=0)]
+    constants, gives = [], []
+    for name, (shape, value) in answers.items():
+        filled = np.full(shape, value, np.float32)
+        constants += [
+            numpy_helper.from_array(filled.reshape(1, *shape), f"{name}-values"),
+            numpy_helper.from_array(np.array([-1] + [1] * len(shape)), f"{name}-sides"),
+        ]
+        nodes += [
+            helper.make_node("Reshape", ["mean", f"{name}-sides"], [f"{name}-mean"]),
+            helper.make_node("Mul", [f"{name}-mean", f"{name}-values"], [name]),
+        ]
+        gives.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape]))
+    graph = helper.make_graph(nodes, "tampered", [slices], gives, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model.SerializeToString()
+
+
+#: Of the shipped package: shape of each answer, and a value that the slice's mean is multiplied with.
+ANSWERS = {"logits": ((4,), 0.0), "maps": ((4, 16, 16), 0.0), "embeddings": ((160,), 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("graph", "says"),
+    [
+        (b"no graph", "model.onnx of region_lite: "),
+        (b"", "model.onnx of region_lite: "),
+        (graph_of({"scores": ((4,), 0.0)}), "takes slices and gives scores; slices, and logits, maps and embeddings"),
+        (graph_of({**ANSWERS, "logits": ((3,), 0.0)}), "logits of nx4 by the card, nx3 in the graph"),
+        (graph_of({**ANSWERS, "maps": ((4, 256), 0.0)}), "maps of nx4xhxw by the card, nx4x256 in the graph"),
+        (graph_of(ANSWERS, size=64), "slices of nx1x128x128 by the card, nx1x64x64 in the graph"),
+        (graph_of(ANSWERS, batch=1), "slices of nx1x128x128 by the card, 1x1x128x128 in the graph"),
+    ],
+)
+def test_a_graph_that_is_none_or_of_another_contract_is_refused(shipped, graph, says):
+    resealed(shipped, graph, "model.onnx")
+    with pytest.raises(PackageMismatch, match=says):
+        Classifier.load(shipped)
+
+
+def test_a_graph_whose_answers_are_no_numbers_is_refused_before_the_gate_takes_them_for_small(shipped):
+    resealed(shipped, graph_of({**ANSWERS, "embeddings": ((160,), np.nan)}), "model.onnx")
+    classifier = Classifier.load(shipped)
+    with pytest.raises(PackageMismatch, match="answers that are no numbers"):
+        classifier._run(np.ones((2, 1, 128, 128), np.float32))
+    resealed(shipped, graph_of(ANSWERS), "model.onnx")
+    logits, maps, embeddings = Classifier.load(shipped)._run(np.ones((2, 1, 128, 128), np.float32))
+    assert (logits.shape, maps.shape, embeddings.shape) == ((2, 4), (2, 4, 16, 16), (2, 160))
+
+
+def test_the_command_says_a_tampered_package_in_a_line(shipped, tmp_path, capsys, monkeypatch):
+    from tumorscope.cli.main import main
+
+    resealed(shipped, b"{", "card.json")
+    (tmp_path / "a.png").write_bytes(encoded(np.zeros((64, 64), np.uint8)))
+    monkeypatch.setattr("sys.argv", ["tumorscope", "predict", str(tmp_path / "a.png"), "--model", str(shipped)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tumorscope: ")
+    assert said.count("\n") == 1
+    assert "card.json" in said
 
 
 def test_what_is_missing_or_no_package_is_said(made, tmp_path):
@@ -351,8 +509,6 @@ def encoded(pixels):
 
 def test_the_shipped_package_is_whole_and_sees_a_slice():
     """Small enough for a wheel, and verified; what it says of slices is measured by benchmarks, not here."""
-    from importlib import resources
-
     package = load_package()
     assert package.card["name"] == "region_lite"
     assert sum(item.stat().st_size for item in (resources.files("tumorscope") / "package" / "shipped").iterdir()) < 10e6

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from tumorscope.data.decode import as_input, crop_to_head, head_square
-from tumorscope.errors import InputRejected
+from tumorscope.errors import InputRejected, PackageMismatch
 from tumorscope.inference import gate
 from tumorscope.inference.reading import Slice, read_file, read_slices
-from tumorscope.package.card import Package, load_package
+from tumorscope.package.card import AGAIN, Package, load_package
 
 BATCH = 32
-#: What a card says of how slices are resized; a card without enlarging leaves the last two out.
+#: What a card says of how slices are resized.
 RESIZING = ("size", "enlarged_from", "filter")
 
 
@@ -68,9 +68,15 @@ class Classifier:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self.package = package
-        self._session = onnxruntime.InferenceSession(package.graph, options, providers=["CPUExecutionProvider"])
-        shape = self._session.get_inputs()[0].shape
-        package.check_graph([shape[2], shape[3]], self._session.get_outputs()[0].shape[1])
+        try:
+            self._session = onnxruntime.InferenceSession(package.graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own have no common class
+            raise PackageMismatch(f"model.onnx of {package.card['name']}: {_line(error)}. {AGAIN}") from error
+        takes, gives = (
+            {one.name: one.shape for one in several}
+            for several in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        package.check_graph(takes, gives)
 
     @classmethod
     def load(cls, path: str | Path | None = None, threads: int = 0) -> "Classifier":
@@ -123,7 +129,7 @@ class Classifier:
         seen = head if contract["crop"] == "head" else one.grey
         return Prepared(
             one,
-            as_input(seen, **{name: contract[name] for name in RESIZING if name in contract}).astype(np.float32)[None],
+            as_input(seen, **{name: contract[name] for name in RESIZING}).astype(np.float32)[None],
             verdict.warned,
         )
 
@@ -135,7 +141,7 @@ class Classifier:
 
     def _findings(self, prepared: "list[Prepared]", heat: bool, limits: dict[str, float]) -> list[Finding]:
         card = self.package.card
-        logits, maps, embeddings = self._session.run(None, {"slices": np.stack([one.pixels for one in prepared])})
+        logits, maps, embeddings = self._run(np.stack([one.pixels for one in prepared]))
         offsets = np.array([card["offsets"][name] for name in card["labels"]])
         chances = calibrated(logits, card["temperature"], offsets)
         away = self.package.embeddings.distances(embeddings)
@@ -163,6 +169,17 @@ class Classifier:
                 )
             )
         return found
+
+    def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Logits (n, classes), maps (n, classes, h, w) and embeddings (n, d) of slices float32 (n, 1, s, s)."""
+        try:
+            found = self._session.run(["logits", "maps", "embeddings"], {"slices": pixels})
+        except Exception as error:
+            raise PackageMismatch(f"model.onnx of {self.package.card['name']}: {_line(error)}. {AGAIN}") from error
+        if not all(np.isfinite(values).all() for values in found):
+            # What is no number is below no limit, so that it would pass the gate.
+            raise PackageMismatch(f"model.onnx of {self.package.card['name']}: answers that are no numbers. {AGAIN}")
+        return list(found)
 
     def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> np.ndarray:
         """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation."""
@@ -207,6 +224,10 @@ def calibrated(logits: np.ndarray, temperature: float = 1.0, offsets: np.ndarray
 def prediction_set(chance: np.ndarray, thresholds: dict[str, float], labels: list[str]) -> tuple[str, ...]:
     """Classes whose probability is at least 1 - their threshold; class-conditional split conformal (Vovk 2012)."""
     return tuple(name for name, value in zip(labels, chance, strict=True) if 1 - value <= thresholds[name])
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200].rstrip(".")
 
 
 def _name(item: str | Path | bytes | np.ndarray, number: int) -> str:
