@@ -71,6 +71,93 @@ def test_monochrome1_is_turned_round():
     np.testing.assert_array_equal(black, 255 - white)
 
 
+def test_signed_pixels_are_read_with_their_sign_whatever_stands_above_the_stored_bits():
+    """-500 to 490 in 16 bits, and in 12 with nothing above them; window from -500.5 to 499.5."""
+    values = np.arange(-500, 500, 10, dtype=np.int16).reshape(10, 10)
+    window = {"PixelRepresentation": 1, "WindowCenter": 0, "WindowWidth": 1001}
+    by_hand = np.round((values + 0.5) / 1000 * 255 + 127.5)
+    stored = values.view(np.uint16)
+    np.testing.assert_array_equal(read(dicom(stored, **window))[0].grey, by_hand)
+    short = dicom(stored & 0x0FFF, BitsStored=12, HighBit=11, **window)
+    np.testing.assert_array_equal(read(short)[0].grey, by_hand)
+
+
+def test_of_several_windows_the_first_counts():
+    several = read(dicom(WindowCenter=[2000, 100], WindowWidth=[1001, 50]))[0].grey
+    np.testing.assert_array_equal(several, read(dicom(WindowCenter=2000, WindowWidth=1001))[0].grey)
+
+
+@pytest.mark.parametrize(
+    ("function", "at"),
+    [
+        # Of x = 1000, 1500, 2000, 2480 with c 2000 and w 1000: 255 ((x - c) / w + 0.5), and 255 / (1 + exp(-4 (x - c) / w)).
+        ("LINEAR_EXACT", (0, 0, 128, 250)),
+        ("SIGMOID", (5, 30, 128, 222)),
+        ("LINEAR", (0, 0, 128, 250)),
+    ],
+)
+def test_windows_have_the_function_that_the_file_names(function, at):
+    """PS3.3 C.11.2.1.3."""
+    pixels = RAMP.copy()
+    pixels[0, :4] = (1000, 1500, 2000, 2480)
+    grey = read(dicom(pixels, WindowCenter=2000, WindowWidth=1000, VOILUTFunction=function))[0].grey
+    assert tuple(grey[0, :4]) == at
+    shifted = read(dicom(pixels, WindowCenter=2000, WindowWidth=0.5, VOILUTFunction=function))[0].grey
+    if function == "LINEAR":  # a width below 1 is none: percentiles
+        assert 0 < np.median(shifted) < 255
+    else:
+        assert tuple(shifted[0, :4]) == (0, 0, 128, 255)
+
+
+def items(**tags) -> pydicom.Sequence:
+    """A sequence of one item with these tags."""
+    one = pydicom.Dataset()
+    for name, value in tags.items():
+        setattr(one, name, value)
+    return pydicom.Sequence([one])
+
+
+def enhanced(frames: np.ndarray, heights: tuple[float, ...], **more) -> bytes:
+    """An enhanced MR file: rescale, window and place of each frame, spacing and orientation of all."""
+    each = [
+        items(
+            PixelValueTransformationSequence=items(RescaleSlope=slope, RescaleIntercept=shift, RescaleType="US"),
+            FrameVOILUTSequence=items(WindowCenter=slope * 2000 + shift, WindowWidth=slope * 1000 + 1),
+            PlanePositionSequence=items(ImagePositionPatient=[7, -3, height]),
+        )[0]
+        for slope, shift, height in zip((1, 2, 0.5), (0, 10, -100), heights, strict=True)
+    ]
+    shared = items(
+        PixelMeasuresSequence=items(PixelSpacing=[2.0, 1.0]),
+        PlaneOrientationSequence=items(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+    )
+    groups = {"PerFrameFunctionalGroupsSequence": pydicom.Sequence(each), "SharedFunctionalGroupsSequence": shared}
+    return dicom(frames, **groups, **more)
+
+
+def test_an_enhanced_file_says_rescale_window_and_place_by_frame_and_spacing_for_all():
+    """Each window is that of the plain file moved and stretched as the frame's values are; rows are doubled by the spacing."""
+    plain = read(dicom(PixelSpacing=[2.0, 1.0], WindowCenter=2000, WindowWidth=1001))[0].grey
+    found = read(enhanced(np.stack([RAMP, RAMP, RAMP]), (5, 1, 3)))
+    assert [one.name for one in found] == ["a.dcm#2", "a.dcm#3", "a.dcm#1"]  # from the lowest place to the highest
+    assert {one.plane for one in found} == {"axial"}
+    for one in found:
+        assert one.grey.shape == (20, 10)
+        assert np.abs(one.grey.astype(int) - plain).max() <= 1  # the half of the standard's window is not stretched
+    again = read(enhanced(np.stack([RAMP, RAMP, RAMP]), (5, 1, 1)))  # two at one place: no order by place
+    assert [one.name for one in again] == ["a.dcm#1", "a.dcm#2", "a.dcm#3"]
+    black = read(enhanced(np.stack([RAMP, RAMP, RAMP]), (5, 1, 3), PhotometricInterpretation="MONOCHROME1"))
+    assert np.abs(black[0].grey.astype(int) - (255 - plain)).max() <= 1
+
+
+def test_a_frames_own_groups_come_before_those_of_all_and_these_before_the_file():
+    frame = items(PixelMeasuresSequence=items(PixelSpacing=[3.0, 1.0]))
+    shared = items(PixelMeasuresSequence=items(PixelSpacing=[2.0, 1.0]))
+    tags = {"PixelSpacing": [1.0, 1.0], "SharedFunctionalGroupsSequence": shared}
+    assert read(dicom(**tags))[0].grey.shape == (20, 10)
+    assert read(dicom(PerFrameFunctionalGroupsSequence=frame, **tags))[0].grey.shape == (30, 10)
+
+
 def test_bits_above_those_stored_are_not_pixels():
     stored = RAMP % 4096
     marked = stored | np.uint16(0xF000)
@@ -190,6 +277,55 @@ def test_a_volume_is_shown_as_radiologists_look_at_it_however_it_is_stored(signs
     sagittal = read(content, "v.nii", plane="sagittal")
     assert [len(sagittal), sagittal[0].grey.shape] == [6, (10, 8)]
     assert sagittal[5].grey[0, 0] == sagittal[5].grey.max()  # front on the left
+
+
+#: Stored axes run from top to bottom, from right to left, from back to front; voxels of 5 x 1 x 2 mm.
+CROSSED = np.array([[0, -1, 0, 40], [0, 0, 2, -30], [-5, 0, 0, 20], [0, 0, 0, 1]], float)
+
+
+@pytest.mark.parametrize(
+    ("plane", "number", "shape", "bright"),
+    [("axial", 4, (16, 6), (2, 1)), ("coronal", 6, (20, 6), (0, 1)), ("sagittal", 5, (10, 8), (0, 2))],
+)
+def test_crossed_axes_and_voxels_that_are_no_cubes_are_shown_upright_and_square(plane, number, shape, bright):
+    """Bright at stored (0, 1, 5): the top of 4, the second of 6 from the right, the third of 8 from the front."""
+    stored = (np.arange(4 * 6 * 8) % 50).astype(np.int16).reshape(4, 6, 8)
+    stored[0, 1, 5] = 1000
+    found = read(nibabel.Nifti1Image(stored, CROSSED).to_bytes(), "v.nii", plane=plane)
+    (one,) = [one for one in found if one.grey.max() > 180]
+    assert one.name == f"v.nii#{number}"  # counted from below, from the back and from the left
+    assert one.grey.shape == shape
+    rows, columns = {"axial": (8, 6), "coronal": (4, 6), "sagittal": (4, 8)}[plane]
+    row, column = np.unravel_index(one.grey.argmax(), shape)
+    assert (row * rows // shape[0], column * columns // shape[1]) == bright
+
+
+def test_an_oblique_volume_is_cut_along_its_own_axes():
+    """Turned by 20 degrees about two axes: what is shown is what an upright one shows, with the same spacing."""
+    content = nibabel.Nifti1Image.from_bytes(volume(np.diag([-1.0, 1, 1, 1])))
+    content = nibabel.Nifti1Image(np.asarray(content.dataobj), content.affine @ np.diag([2.0, 1, 1, 1]))
+    turn = nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(x=np.deg2rad(20), z=np.deg2rad(-20)), [9, 8, 7])
+    oblique = nibabel.Nifti1Image(np.asarray(content.dataobj), turn @ content.affine)
+    for plane in ("axial", "coronal", "sagittal"):
+        upright, tilted = (read(one.to_bytes(), "v.nii", plane=plane) for one in (content, oblique))
+        assert len(upright) == len(tilted)
+        for one, other in zip(upright, tilted, strict=True):
+            np.testing.assert_array_equal(one.grey, other.grey)
+
+
+def test_spacing_comes_from_the_affine_that_says_where_voxels_lie():
+    """A header whose pixdim was left at 1 beside an sform of 2 mm across."""
+    image = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(6, 8, 10), np.diag([2.0, 1, 1, 1]))
+    image.header["pixdim"][1:4] = 1
+    assert read(image.to_bytes(), "v.nii")[0].grey.shape == (8, 12)
+
+
+@pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1), (20, 24, 1, 1)])
+def test_a_single_slice_may_leave_its_third_axis_out(shape):
+    content = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(shape), np.eye(4)).to_bytes()
+    (one,) = read(content, "v.nii")
+    assert one.grey.shape == (24, 20)
+    assert one.grey[0, 0] == one.grey.max()
 
 
 def test_gzip_and_damage():

@@ -134,15 +134,15 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         )
     whole = pydicom.dcmread(io.BytesIO(content))
     stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
-    for number, frame in enumerate(stored, start=1):
-        groups = _groups(whole, number - 1)
-        values = np.asarray(_rescaled(frame, groups, whole, apply_modality_lut), np.float64)
+    for index in _in_order(whole, frames):
+        groups = _groups(whole, index)
+        values = np.asarray(_rescaled(stored[index], groups, whole, apply_modality_lut), np.float64)
         grey = _windowed(values, groups, whole)
         if whole.get("PhotometricInterpretation") == "MONOCHROME1":
             grey = 255 - grey
         spacing = _first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
         square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
-        label = f"{name}#{number}" if frames > 1 else name
+        label = f"{name}#{index + 1}" if frames > 1 else name
         yield Slice(label, square, 0.0, _plane_of(groups, whole), _series(header), {"modality": modality})
 
 
@@ -159,6 +159,18 @@ def _groups(dataset: Any, frame: int) -> list[Any]:
         if sequence is not None and index < len(sequence):
             found.append(sequence[index])
     return found
+
+
+def _in_order(dataset: Any, frames: int) -> list[int]:
+    """Frames by position along their normal (PS3.3 C.7.6.16.2.3), as stored where not each has a place of its own."""
+    groups = [_groups(dataset, frame) for frame in range(frames)]
+    places = [_first(one, dataset, "PlanePositionSequence", "ImagePositionPatient") for one in groups]
+    cosines = [_first(one, dataset, "PlaneOrientationSequence", "ImageOrientationPatient") for one in groups]
+    normal = _normal({"ImageOrientationPatient": cosines[0]})
+    if normal is None or None in places or any(one != cosines[0] for one in cosines):
+        return list(range(frames))
+    along = [float(np.dot(normal, np.asarray(place, float))) for place in places]
+    return sorted(range(frames), key=along.__getitem__) if len(set(along)) == frames else list(range(frames))
 
 
 def _first(groups: list[Any], dataset: Any, sequence: str, tag: str) -> Any:
@@ -179,13 +191,25 @@ def _rescaled(frame: np.ndarray, groups: list[Any], dataset: Any, lut: Any) -> n
 
 
 def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray:
-    """uint8 by the file's window (PS3.3 C.11.2.1.2, linear; the first of several), else between percentiles."""
-    centre, width = (_first(groups, dataset, "FrameVOILUTSequence", tag) for tag in ("WindowCenter", "WindowWidth"))
-    if centre is None or width is None or not float(np.ravel(width)[0]) >= 1:
+    """uint8 by the file's window and its function (PS3.3 C.11.2.1.2 and C.11.2.1.3; the first of several windows).
+
+    Between percentiles where there is no window, or one of no width.
+    """
+    centre, width, function = (
+        _first(groups, dataset, "FrameVOILUTSequence", tag) for tag in ("WindowCenter", "WindowWidth", "VOILUTFunction")
+    )
+    linear = function not in ("LINEAR_EXACT", "SIGMOID")
+    span = 0.0 if centre is None or width is None else float(np.ravel(width)[0])
+    if not (span >= 1 if linear else span > 0):
         return _between(values, *np.percentile(values, WINDOW))
-    middle, span = float(np.ravel(centre)[0]), float(np.ravel(width)[0])
-    shown = ((values - (middle - 0.5)) / max(span - 1, 1e-9) + 0.5) * 255
-    return np.round(shown.clip(0, 255)).astype(np.uint8)
+    away = values - float(np.ravel(centre)[0])
+    if function == "SIGMOID":
+        shown = 1 / (1 + np.exp((-4 * away / span).clip(-100, 100)))
+    elif function == "LINEAR_EXACT":
+        shown = away / span + 0.5
+    else:
+        shown = (away + 0.5) / max(span - 1, 1e-9) + 0.5
+    return np.round((shown * 255).clip(0, 255)).astype(np.uint8)
 
 
 def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -236,11 +260,13 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
         raise InputRejected(name, f"{len(shape)} dimensions", "one volume a file", "Save one of them.")
     if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
         raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
+    if len(image.shape) != 3:
+        image = kind(np.asarray(image.dataobj, np.float32).reshape(shape[:3]), image.affine)
     upright = nibabel.as_closest_canonical(image)
-    volume = np.asarray(upright.dataobj, np.float32).reshape(upright.shape[:3])
+    volume = np.asarray(upright.dataobj, np.float32)
     if not np.isfinite(volume).all():
         volume = np.nan_to_num(volume)
-    axis, steps = PLANES[plane], np.asarray(upright.header.get_zooms()[:3], float)
+    axis, steps = PLANES[plane], nibabel.affines.voxel_sizes(upright.affine)
     some = volume.ravel()[:: -(-volume.size // LOOKED_AT)]
     inside = some[some > volume.min()]
     low, high = np.percentile(inside if inside.size else some, WINDOW)
