@@ -1,6 +1,7 @@
 """Findings: every input gets an answer, good or bad; formats, heat maps, and a thousand broken files."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from tests.inference.test_reading import dicom, volume
+from tests.inference.test_reading import CROSSED, dicom, volume
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
@@ -196,6 +197,55 @@ def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):
     assert np.asarray(Image.open(written)).tolist() == [[0, 0, 255], [255, 0, 255]]
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("shape", [(20, 30, 26), (20, 30, 26, 1)])
+def test_heat_and_mask_of_a_volume_come_back_to_the_voxels_they_were_seen_at(tmp_path, plane, shape):
+    """Heat that is the slice itself: a blob in stored voxels, whose axes are crossed, flipped and no cubes, is the mask."""
+    values = (np.arange(np.prod(shape)) % 50).astype(np.int16).reshape(shape)
+    values[3:8, 14:25, 5:11] = 1000
+    image = nibabel.Nifti1Image(values, CROSSED)
+    image.header["descrip"] = b"Secret^Name"
+    slices = read_slices("in/my scan.nii.gz", image.to_bytes(), plane=plane)
+    found = [Finding(one.name, "accepted", heat=one.grey, grey=one.grey, place=one.place) for one in slices]
+    found[1] = Finding(found[1].path, "refused", place=found[1].place)
+    picture = Finding("b.png", "accepted", heat=np.zeros((4, 4), np.uint8), grey=np.zeros((4, 4), np.uint8))
+    every = [*found, picture]
+    assert all(
+        a is b for a, b in zip(with_maps(iter(every), tmp_path / "heat", tmp_path / "masks", 3), every, strict=True)
+    )
+    (written,) = (tmp_path / "masks").glob("*.nii.gz")
+    assert written.name == "00003-my_scan-mask.nii.gz"
+    mask, heat = (nibabel.load(file) for file in (written, tmp_path / "heat" / "00003-my_scan-heat.nii.gz"))
+    assert b"Secret" not in gzip.decompress(written.read_bytes())
+    for one in (mask, heat):
+        assert one.shape == shape
+        np.testing.assert_allclose(one.affine, CROSSED)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), values == 1000)
+    assert set(np.unique(mask.dataobj)) == {0, 1}
+    assert np.asarray(heat.dataobj)[4, 20, 8] > 230
+    assert len(list((tmp_path / "heat").glob("*.png"))) == len(found)  # overlays, of the refused slice none
+    assert [item.name for item in (tmp_path / "heat").glob("*.npy")] == [f"{len(found) + 3:05d}-b.png.npy"]
+    assert [item.name for item in (tmp_path / "masks").glob("*.png")] == [f"{len(found) + 3:05d}-b.png-mask.png"]
+
+
+def test_the_command_writes_a_volumes_mask_in_its_own_grid(heads, tmp_path):
+    """Two slices of a head, stored from the top down and from front to back; each file's slices stay in its own mask."""
+    grey = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L")).astype(np.int16)
+    affine = np.array([[0, -1, 0, 40], [-2, 0, 0, 30], [0, 0, -4, 20], [0, 0, 0, 1]], float)
+    for name, several in (("a.nii", 2), ("b.nii", 3)):
+        (tmp_path / name).write_bytes(nibabel.Nifti1Image(np.dstack([grey[::2]] * several), affine).to_bytes())
+    ask = ["predict", *(str(tmp_path / name) for name in ("a.nii", "b.nii")), "--masks", str(tmp_path / "m")]
+    answer = CliRunner().invoke(app, [*ask, "--format", "json"])
+    assert answer.exit_code == 0, answer.output
+    answered = {one["path"].rpartition("#")[0] for one in json.loads(answer.stdout) if one["label"]}
+    written = sorted((tmp_path / "m").iterdir())
+    assert len(written) == len(answered)
+    for file in written:
+        mask = nibabel.load(file)
+        assert mask.shape == (48, 96, 2 if "-a-" in file.name else 3)
+        np.testing.assert_allclose(mask.affine, affine)
+
+
 def test_masks_come_from_the_shipped_region_model_and_a_plain_classifier_is_refused_them(made, heads, tmp_path):
     file = tmp_path / "head.png"
     file.write_bytes(heads[0])
@@ -239,8 +289,6 @@ def mutated(content: bytes, random: np.random.Generator) -> bytes:
 @pytest.fixture(scope="module")
 def broken(heads, tmp_path_factory):
     """A thousand files of every format with bytes changed, cut off, or put in."""
-    import gzip
-
     import h5py
 
     random, folder = np.random.default_rng(7), tmp_path_factory.mktemp("broken")

@@ -37,8 +37,12 @@ def predict(
         Path | None, typer.Option(help="Model package; the one that comes with tumorscope by default.")
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How findings are printed.")] = Format.table,
-    heatmaps: Annotated[Path | None, typer.Option(help="Folder for heat maps, as PNG overlay and array.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder for the regions taken for tumour, as PNG masks.")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Folder for heat maps, as PNG overlay and array; NIfTI of a volume.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder for the regions taken for tumour, as PNG masks; NIfTI of a volume.")
+    ] = None,
     plane: Annotated[Plane, typer.Option(help="Which way NIfTI volumes are cut.")] = Plane.axial,
     force: Annotated[bool, typer.Option(help="Read DICOM of another modality than MR too.")] = False,
     error_rate: Annotated[

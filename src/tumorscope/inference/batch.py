@@ -1,8 +1,10 @@
 """Many files: patterns and folders to paths in reading order, and heat maps to a folder."""
 
 import glob
+import gzip
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading import position
+from tumorscope.inference.reading import Grid, position
 
 ENDINGS = (
     ".jpg",
@@ -83,16 +85,61 @@ def with_maps(
 
     heatmaps : folder for an overlay (PNG) and the map as array (uint8, 255 is the highest); masks : folder for a region
     model's regions, PNG of 0 and 255, where tumour is more likely than not
+
+    Of a NIfTI volume array and mask (0 and 1) are a NIfTI file in its own grid, written when its last slice has come; they are
+    0 in slices without an answer, and not there where no slice has one.
     """
+    volume: _Volume | None = None
     for number, one in enumerate(findings, start):
+        grid = one.place[0] if one.place else None
+        if volume and volume.grid is not grid:
+            volume.write(heatmaps, masks)
+            volume = None
         if one.heat is not None and one.grey is not None:
-            name = f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(one.path).name)}"
+            name = f"{number:05d}-{_plain(Path(one.path).name)}"
             if heatmaps:
                 write_bytes(heatmaps / f"{name}.png", _png(overlay(one.grey, one.heat)))
-                np.save(heatmaps / f"{name}.npy", one.heat)
-            if masks:
-                write_bytes(masks / f"{name}-mask.png", _png(np.where(one.heat > 127, 255, 0).astype(np.uint8)))
+            if one.place:
+                if volume is None:
+                    file = re.sub(r"(?i)\.nii(\.gz)?$", "", Path(one.path.rpartition("#")[0]).name)
+                    volume = _Volume(f"{number:05d}-{_plain(file)}", one.place[0], {})
+                volume.heats[one.place[1]] = one.heat
+            else:
+                if heatmaps:
+                    np.save(heatmaps / f"{name}.npy", one.heat)
+                if masks:
+                    write_bytes(masks / f"{name}-mask.png", _png(255 * _inside(one.heat)))
         yield one
+    if volume:
+        volume.write(heatmaps, masks)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def _inside(heat: np.ndarray) -> np.ndarray:
+    return (heat > 127).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """Heat of a NIfTI volume's slices by their number, until all have come."""
+
+    name: str
+    grid: Grid
+    heats: dict[int, np.ndarray]
+
+    def write(self, heatmaps: Path | None, masks: Path | None) -> None:
+        import nibabel
+
+        heat = self.grid.volume(self.heats)
+        for folder, kind, values in ((heatmaps, "heat", heat), (masks, "mask", _inside(heat))):
+            if folder:
+                # A header of our own: the volume's may name the patient.
+                image = nibabel.Nifti1Image(values, self.grid.affine)
+                image.header.set_xyzt_units("mm")
+                write_bytes(folder / f"{self.name}-{kind}.nii.gz", gzip.compress(image.to_bytes(), mtime=0))
 
 
 def overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:

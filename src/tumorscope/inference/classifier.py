@@ -10,7 +10,7 @@ import numpy as np
 from tumorscope.data.decode import as_input, crop_to_head, head_square
 from tumorscope.errors import InputRejected, PackageMismatch
 from tumorscope.inference import gate
-from tumorscope.inference.reading import Slice, read_file, read_slices
+from tumorscope.inference.reading import Grid, Slice, read_file, read_slices
 from tumorscope.package.card import AGAIN, Package, load_package
 
 BATCH = 32
@@ -25,7 +25,7 @@ class Finding:
     status : accepted, warned, refused or error; label : the most likely class, "" where there is no answer
     probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
     reasons : for a refusal, a warning or an error; series : the same for slices of one DICOM series, "" for what is none
-    heat : uint8 (h, w) over the slice, where it was asked for
+    heat : uint8 (h, w) over the slice, where it was asked for; place : see `Slice`
     """
 
     path: str
@@ -38,6 +38,7 @@ class Finding:
     series: str = ""
     heat: np.ndarray | None = None
     grey: np.ndarray | None = None
+    place: tuple[Grid, int] | None = None
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it; pictures stay out."""
@@ -125,7 +126,7 @@ class Classifier:
         head = crop_to_head(one.grey)
         verdict = gate.before(one, head, self.package.card["gate"], self.package.layouts)
         if verdict.refused:
-            return Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane, series=one.series)
+            return _finding(one, "refused", reasons=verdict.refused)
         seen = head if contract["crop"] == "head" else one.grey
         return Prepared(
             one,
@@ -155,17 +156,15 @@ class Classifier:
             best = int(chance.argmax())
             reasons = (*ready.warned, *verdict.warned)
             found.append(
-                Finding(
-                    one.name,
+                _finding(
+                    one,
                     "warned" if reasons else "accepted",
-                    card["labels"][best],
-                    {name: float(value) for name, value in zip(card["labels"], chance, strict=True)},
-                    prediction_set(chance, limits, card["labels"]),
-                    reasons,
-                    one.plane,
-                    one.series,
-                    self._heat(activation, best, one.grey) if heat else None,
-                    one.grey if heat else None,
+                    label=card["labels"][best],
+                    probabilities={name: float(value) for name, value in zip(card["labels"], chance, strict=True)},
+                    prediction_set=prediction_set(chance, limits, card["labels"]),
+                    reasons=reasons,
+                    heat=self._heat(activation, best, one.grey) if heat else None,
+                    grey=one.grey if heat else None,
                 )
             )
         return found
@@ -224,6 +223,10 @@ def calibrated(logits: np.ndarray, temperature: float = 1.0, offsets: np.ndarray
 def prediction_set(chance: np.ndarray, thresholds: dict[str, float], labels: list[str]) -> tuple[str, ...]:
     """Classes whose probability is at least 1 - their threshold; class-conditional split conformal (Vovk 2012)."""
     return tuple(name for name, value in zip(labels, chance, strict=True) if 1 - value <= thresholds[name])
+
+
+def _finding(one: Slice, status: str, **answer: Any) -> Finding:
+    return Finding(one.name, status, plane=one.plane, series=one.series, place=one.place, **answer)
 
 
 def _line(error: Exception) -> str:

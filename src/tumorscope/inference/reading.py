@@ -33,11 +33,39 @@ GZIP = b"\x1f\x8b"
 WINDOW = (0.5, 99.5)
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The voxels of a NIfTI volume, so that what lies over its slices can be put back where they were cut from.
+
+    shape : as stored; affine : float (4, 4), stored indices to mm; turn : nibabel's orientation (3, 2), stored axes to RAS
+    axis : of the volume in RAS order that is cut
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    turn: np.ndarray
+    axis: int
+
+    def volume(self, pictures: dict[int, np.ndarray]) -> np.ndarray:
+        """uint8 of the stored shape: pictures uint8 (h, w) over the slices of these numbers from 0, and 0 in the others."""
+        from nibabel import orientations
+
+        sides = np.array(self.shape[:3])[np.argsort(self.turn[:, 0])]
+        upright = np.zeros(sides, np.uint8)
+        across, down = (int(side) for side in np.delete(sides, self.axis))
+        for number, picture in pictures.items():
+            fitted = np.asarray(Image.fromarray(picture).resize((across, down), Image.Resampling.BILINEAR))
+            np.moveaxis(upright, self.axis, 0)[number] = fitted.T[::-1, ::-1]
+        back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), self.turn)
+        return np.asarray(orientations.apply_orientation(upright, back)).reshape(self.shape)
+
+
 @dataclass(frozen=True)
 class Slice:
     """One slice. name : of the file, with #n for the n-th frame or slice from 1; grey : uint8 (h, w); plane where known.
 
     series : of a DICOM file, the same for files of one series; no UID, which would lead back to the patient
+    place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
     """
 
     name: str
@@ -45,6 +73,7 @@ class Slice:
     chroma: float = 0.0
     plane: str = ""
     series: str = ""
+    place: tuple[Grid, int] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -143,7 +172,8 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         spacing = _first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
         square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
         label = f"{name}#{index + 1}" if frames > 1 else name
-        yield Slice(label, square, 0.0, _plane_of(groups, whole), _series(header), {"modality": modality})
+        facts = {"modality": modality}
+        yield Slice(label, square, plane=_plane_of(groups, whole), series=_series(header), facts=facts)
 
 
 def _series(header: Any) -> str:
@@ -260,7 +290,8 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
         raise InputRejected(name, f"{len(shape)} dimensions", "one volume a file", "Save one of them.")
     if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
         raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
-    if len(image.shape) != 3:
+    stored = image.shape
+    if len(stored) != 3:
         image = kind(np.asarray(image.dataobj, np.float32).reshape(shape[:3]), image.affine)
     upright = nibabel.as_closest_canonical(image)
     volume = np.asarray(upright.dataobj, np.float32)
@@ -271,10 +302,12 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     inside = some[some > volume.min()]
     low, high = np.percentile(inside if inside.size else some, WINDOW)
     across, down = (steps[other] for other in range(3) if other != axis)
+    grid = Grid(stored, image.affine, nibabel.io_orientation(image.affine), axis)
     for number in range(volume.shape[axis]):
         # Up is up or front, and the patient's right is on the left, as radiologists look at it.
         shown = np.take(volume, number, axis)[::-1, ::-1].T
-        yield Slice(f"{name}#{number + 1}", _square(_between(shown, low, high), down, across), plane=plane)
+        square = _square(_between(shown, low, high), down, across)
+        yield Slice(f"{name}#{number + 1}", square, plane=plane, place=(grid, number))
 
 
 def _matlab(name: str, content: bytes) -> Iterator[Slice]:
