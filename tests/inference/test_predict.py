@@ -160,7 +160,7 @@ def test_a_region_lies_on_the_slice_where_the_network_saw_it(grey):
 
 WITHOUT_EXTRAS = """
 import sys
-for name in ("torch", "sklearn", "scipy", "matplotlib", "timm", "lightning_fabric", "optuna", "h5py"):
+for name in ("torch", "sklearn", "scipy", "matplotlib", "timm", "lightning_fabric", "optuna", "h5py", "jinja2"):
     sys.modules[name] = None  # importing it fails, as where it is not installed
 from tumorscope.cli.main import main
 main()
@@ -174,6 +174,16 @@ def test_the_base_installation_answers_offline(heads, tmp_path):
     assert done.returncode == 0, done.stderr
     (one,) = json.loads(done.stdout)
     assert one["status"] in STATUSES - {"error"}
+
+
+def test_the_base_installation_scores_a_package(made, tmp_path):
+    ask = [sys.executable, "-c", WITHOUT_EXTRAS, "evaluate", "--package", str(made[0]), "--data", str(made[1].origin)]
+    done = subprocess.run([*ask, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "scores.json").read_text())
+    assert result["trained on this"]
+    assert result["scores"]["n"] == len(made[1].table) - result["status"].get("refused", 0)
+    assert 0 <= result["presence"]["auc"] <= 1
 
 
 def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():

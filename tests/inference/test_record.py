@@ -159,17 +159,22 @@ def test_a_place_that_cannot_be_written_is_said(made, folder, tmp_path):
     assert "Traceback" not in answer.output
 
 
-def test_a_figshare_matlab_file_is_read_as_matlab_shows_it(tmp_path):
+def matlab(values: np.ndarray, name: str = "cjdata/image") -> bytes:
+    """A file of the figshare set: the image, and a patient."""
     h5py = pytest.importorskip("h5py")
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", userblock_size=512) as file:
+        file[name] = values.T  # columns as rows
+        file["cjdata/PID"] = np.array([[49], [50]], np.uint16)
+    return b"MATLAB 7.3 MAT-file" + buffer.getvalue()[19:]
+
+
+def test_a_figshare_matlab_file_is_read_as_matlab_shows_it():
     from tumorscope.errors import InputRejected
     from tumorscope.inference.reading import read_slices
 
     values = np.arange(40 * 50, dtype=np.int16).reshape(40, 50) + 100
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", userblock_size=512) as file:
-        file["cjdata/image"] = values.T  # columns as rows
-        file["cjdata/PID"] = np.array([[49], [50]], np.uint16)
-    content = b"MATLAB 7.3 MAT-file" + buffer.getvalue()[19:]
+    content = matlab(values)
     (one,) = read_slices("1.mat", content)
     assert one.grey.shape == (40, 50)
     np.testing.assert_allclose(one.grey, (values - 100) * (255 / (40 * 50 - 1)), atol=0.51)
@@ -179,8 +184,5 @@ def test_a_figshare_matlab_file_is_read_as_matlab_shows_it(tmp_path):
         list(read_slices("1.mat", b"MATLAB 5.0 MAT-file" + bytes(600)))
     with pytest.raises(InputRejected, match="not a readable MATLAB"):
         list(read_slices("1.mat", content[:900]))
-    other = io.BytesIO()
-    with h5py.File(other, "w", userblock_size=512) as file:
-        file["volume"] = np.zeros((3, 3, 3))
     with pytest.raises(InputRejected, match=r"a matrix cjdata\.image"):
-        list(read_slices("1.mat", b"MATLAB 7.3 MAT-file" + other.getvalue()[19:]))
+        list(read_slices("1.mat", matlab(np.zeros((3, 3, 3)), "volume")))

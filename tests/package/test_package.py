@@ -1,6 +1,7 @@
 """Packages: what is in them, that they are what they say, and that a changed one is refused."""
 
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -9,14 +10,18 @@ import zipfile
 from dataclasses import replace
 from importlib import resources
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.inference.test_reading import dicom
+from tests.inference.test_record import matlab
 
 from tumorscope.config import load_recipe
+from tumorscope.data.decode import decode
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
-from tumorscope.evaluation.package_scores import _region
+from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import fit_calibration, thresholds
@@ -370,6 +375,56 @@ def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made,
     answered = result["status"].get("accepted", 0) + result["status"].get("warned", 0)
     assert result["scores"]["n"] == answered
     assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2
+
+
+def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made, tmp_path):
+    """Each in a folder of its class; a volume's slices and a series' files are one patient each, a bad file is counted."""
+    folder, catalogue, _ = made
+    source = catalogue.source()
+    greys = {
+        name: [decode(source.read(path)).grey for path in part["path"][:3]]
+        for name, part in catalogue.table.groupby("label")
+    }
+    data = tmp_path / "data"
+    for name in CLASSES:
+        (data / name).mkdir(parents=True)
+    for number, grey in enumerate(greys["glioma"]):
+        content = dicom(grey.astype(np.uint16), SeriesInstanceUID="1.2.3", WindowCenter=128, WindowWidth=256)
+        (data / "glioma" / f"MR.1.2.840.{number}").write_bytes(content)
+    volume = np.dstack([grey[::-1, ::-1].T for grey in greys["meningioma"]]).astype(np.int16)
+    (data / "meningioma" / "v.nii.gz").write_bytes(gzip.compress(nibabel.Nifti1Image(volume, np.eye(4)).to_bytes()))
+    (data / "pituitary" / "1.mat").write_bytes(matlab(greys["pituitary"][0].astype(np.int16)))
+    (data / "pituitary" / "2.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    (data / "pituitary" / "notes.txt").write_text("no slice")
+    (data / "notumor" / "a.png").write_bytes(encoded(greys["notumor"][0]))
+    (data / "metadata.csv").write_text("path,patient\nnotumor/a.png,P7\n")
+    seen = []
+    found, result = score_package(folder, data, progress=lambda *done: seen.append(done))
+    assert seen[-1] == (7, 7)
+    assert found["path"].tolist() == [
+        *(f"glioma/MR.1.2.840.{number}" for number in range(3)),
+        *(f"meningioma/v.nii.gz#{number}" for number in (1, 2, 3)),
+        *("notumor/a.png", "pituitary/1.mat", "pituitary/2.mat"),
+    ]
+    assert found["label"].tolist() == ["glioma"] * 3 + ["meningioma"] * 3 + ["notumor"] + ["pituitary"] * 2
+    assert result["status"]["error"] == 1
+    assert "7.3" in found["reasons"].iloc[-1]
+    assert found["patient"].iloc[:3].nunique() == 1
+    assert found["patient"].tolist()[3:] == ["meningioma/v.nii.gz"] * 3 + ["P7", "", ""]
+    assert "1.2.3" not in found.to_csv()
+    # A window that changes nothing: pixels are answered alike, whatever they come in.
+    alike = zip(Classifier.load(folder).predict([*greys["glioma"], greys["notumor"][0]]), (0, 1, 2, 6), strict=True)
+    assert all((one.status, one.label) == tuple(found.loc[row, ["status", "answer"]]) for one, row in alike)
+    answered = found["p_glioma"].notna()
+    assert answered.sum() >= 5
+    assert result["scores"]["n"] == answered.sum()
+
+
+def test_a_folder_without_slices_of_a_class_is_said(made, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.dcm").write_bytes(dicom())
+    with pytest.raises(DataNotFound, match="no readable slice of a known class"):
+        score_package(made[0], tmp_path)
 
 
 def test_tumours_of_an_unknown_kind_are_scored_as_present_or_not(made, tmp_path, monkeypatch):

@@ -47,16 +47,14 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def open_catalogue(
-    path: Path | None, classes: list[str] | None = None, sizes: tuple[int, ...] = (30,), kinds: bool = True
-) -> "Catalogue":
-    """Find the data and catalogue them, with progress; says what was left out and why. kinds : see `load_catalogue`."""
+def open_catalogue(path: Path | None, classes: list[str] | None = None, sizes: tuple[int, ...] = (30,)) -> "Catalogue":
+    """Find the data and catalogue them, with progress; says what was left out and why."""
     from tumorscope.data.catalogue import load_catalogue
     from tumorscope.data.locate import find_data
 
     found = find_data(path, say)
     with counting("Reading slices") as progress:
-        catalogue = load_catalogue(found, classes=class_mapping(classes), sizes=sizes, progress=progress, kinds=kinds)
+        catalogue = load_catalogue(found, classes=class_mapping(classes), sizes=sizes, progress=progress)
     for notice in catalogue.notices:
         say(f"Note: {notice}")
     if len(catalogue.rejected):

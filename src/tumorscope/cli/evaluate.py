@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tumorscope.cli.common import ClassesOption, DataOption, counting, open_catalogue
+from tumorscope.cli.common import ClassesOption, DataOption, class_mapping, counting, say
 
 
 def evaluate(
@@ -21,7 +21,8 @@ def evaluate(
 ) -> None:
     """Score runs from their predictions alone, validation and test apart, and write scores.json into each.
 
-    With --package: score a model package on labelled slices, and write findings.csv and scores.json.
+    With --package: score a model package on images, DICOM, NIfTI or MATLAB files in a folder for each class, and write
+    findings.csv and scores.json; the base installation is enough.
     """
     if bool(runs) == bool(package):
         raise typer.BadParameter("give run folders, or --package with --data")
@@ -38,14 +39,23 @@ def evaluate(
 
 
 def _package(package: Path | None, data: Path | None, out: Path, classes: list[str] | None, as_json: bool) -> None:
+    from tumorscope.data.locate import find_data
     from tumorscope.evaluation.package_scores import score_package
     from tumorscope.files import write_json, write_text
 
-    catalogue = open_catalogue(data, classes, (), kinds=False)
+    place = find_data(data, say)
     with counting("Answering") as progress:
-        found, result = score_package(package, catalogue, progress)
+        found, result = score_package(package, place, class_mapping(classes), progress)
     write_text(out / "findings.csv", found.to_csv(index=False))
     write_json(out / "scores.json", result)
+    for notice in result["data"]["notices"]:
+        say(f"Note: {notice}")
+    unread = found[found["status"] == "error"]
+    if len(unread):
+        first = unread.iloc[0]
+        say(
+            f"Not read: {len(unread)}, with reasons in {out / 'findings.csv'}; the first: {first['path']}: {first['reasons']}"
+        )
     if as_json:
         typer.echo((out / "scores.json").read_text())
         return

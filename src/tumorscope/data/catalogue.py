@@ -56,12 +56,16 @@ class Catalogue:
     @property
     def digest(self) -> str:
         """16 hex digits over the bytes of every slice in order: what pixel caches and runs are bound to."""
-        joined = "".join(self.table["sha256"]) + f"/{FORMAT}"
-        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+        return digest_of(self.table["sha256"])
 
     def source(self) -> Source:
         """The archive or folder, opened."""
         return open_source(self.origin)
+
+
+def digest_of(hashes: Iterable[str]) -> str:
+    """16 hex digits of a set whose slices have these sha256, in order."""
+    return hashlib.sha256(f"{''.join(hashes)}/{FORMAT}".encode()).hexdigest()[:16]
 
 
 def load_catalogue(
@@ -70,21 +74,19 @@ def load_catalogue(
     classes: dict[str, str] | None = None,
     sizes: Sequence[int] = (),
     progress: Progress | None = None,
-    kinds: bool = True,
 ) -> Catalogue:
     """Catalogue the archive or folder at `path`, or open the stored one when no byte has changed.
 
     classes : folder name to class name for other people's data, e.g. {"no": "notumor"}
     sizes : resolutions whose pixel caches are made in the same pass, so that nothing is decoded twice
     progress : called with (files done, files in all)
-    kinds : whether every tumour must be of a known kind; without, folders such as yes/ and tumor/ are read too, for scoring
 
     Raises `DataNotFound` or `InputRejected` where nothing can be read.
     """
     for size in sizes:
         check_side(size)
     source = open_source(path)
-    layout = Layout.of(classes, kinds)
+    layout = Layout.of(classes)
     folder = home.datasets() / f"{_slug(source.path)}-{_key(source, layout)}"
     return _stored(folder, source.path) or _build(source, layout, folder, sizes, progress)
 
@@ -122,7 +124,7 @@ def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], p
     planned, notices = plan(source, layout)
     rows, rejected, pixels = _scan(source, planned, tuple(sizes), progress)
     if not rows:
-        raise _nothing(source, rejected)
+        raise nothing_found(source, rejected)
     name = readable(source.path.stem)
     table = fill(pd.DataFrame(rows, columns=list(COLUMNS)))
     catalogue = Catalogue(name, table, pd.DataFrame(rejected, columns=["path", "reason"]), folder, source.path, notices)
@@ -132,7 +134,8 @@ def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], p
     return catalogue
 
 
-def _nothing(source: Source, rejected: list[tuple[str, str]]) -> DataNotFound:
+def nothing_found(source: Source, rejected: list[tuple[str, str]]) -> DataNotFound:
+    """That no file of `source` is a slice of a known class; rejected : path and reason of those that claimed to be one."""
     found = f"{source.path}: no readable slice of a known class among {len(source.members)} files. "
     if rejected:
         path, reason = rejected[0]

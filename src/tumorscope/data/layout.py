@@ -19,6 +19,8 @@ SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "tes
 #: What metadata.csv may say of a slice beyond its label.
 DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
+#: Of files that `inference.reading` reads beside images; DICOM goes without an ending too.
+MEDICAL = (".dcm", ".ima", ".nii", ".nii.gz", ".mat")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ class Layout:
         return cls(tuple(sorted((ours | added).items())))
 
 
-def plan(source: Source, layout: Layout) -> tuple[list[Planned], tuple[str, ...]]:
-    """Files that lie in a class folder and look like images, in name order, and notices about the others."""
+def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Planned], tuple[str, ...]]:
+    """Files that lie in a class folder and look like images, in name order, and notices about the others.
+
+    medical : take DICOM, NIfTI and MATLAB files too
+    """
     classes = dict(layout.classes)
     extra = _metadata(source)
     unlisted = extra.known - extra.rows.keys()
@@ -83,7 +88,8 @@ def plan(source: Source, layout: Layout) -> tuple[list[Planned], tuple[str, ...]
         more = dict(extra.rows.get(member.name, {}))
         said = more.pop("label", "")
         label = _label(member.name, classes) or classes.get(said.lower())
-        if label is None or PurePosixPath(member.name).suffix.lower() not in ENDINGS:
+        image = PurePosixPath(member.name).suffix.lower() in ENDINGS
+        if label is None or not (image or (medical and _is_medical(source, member))):
             others += 1
             continue
         planned.append(Planned(member, label, _split(member.name), readable(source.path.stem), **more))
@@ -93,6 +99,16 @@ def plan(source: Source, layout: Layout) -> tuple[list[Planned], tuple[str, ...]
 def _label(name: str, classes: dict[str, str]) -> str | None:
     folders = [part.lower() for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]]
     return next((classes[folder] for folder in reversed(folders) if folder in classes), None)
+
+
+def _is_medical(source: Source, member: Member) -> bool:
+    if member.name.lower().endswith(MEDICAL):
+        return True
+    try:
+        check(member)
+        return source.read(member.name)[128:132] == b"DICM"
+    except InputRejected:
+        return False
 
 
 def _split(name: str) -> str:

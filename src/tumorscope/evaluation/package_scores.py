@@ -1,6 +1,7 @@
 """A package on labelled data: what a hospital does first with slices of its own."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,50 +9,77 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tumorscope.data.catalogue import Catalogue
+from tumorscope.data import known
+from tumorscope.data.catalogue import digest_of, nothing_found
 from tumorscope.data.decode import decode
-from tumorscope.data.sources import Source
+from tumorscope.data.layout import Layout, Planned, plan
+from tumorscope.data.sources import Source, check, open_source, readable
+from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.regions import SIZES, dice, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score
-from tumorscope.inference.classifier import Classifier
+from tumorscope.inference.classifier import Classifier, Finding
+from tumorscope.inference.record import belongs
 from tumorscope.labels import TUMOUR
 from tumorscope.training.identity import environment
 
 
 def score_package(
-    package: Path | None, catalogue: Catalogue, progress: Callable[[int, int], None] = lambda *_: None
+    package: Path | None,
+    data: Path,
+    classes: dict[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Findings of every slice of the catalogue, a row each with path, label, status and probabilities; and their scores.
+    """Findings of every slice in the class folders of `data`, a row each with path, label, status and probabilities; scores.
 
-    A catalogue may hold tumours of an unknown kind; then there are scores of presence alone.
-    What the gate refuses has no probabilities; it is counted, by class, and left out of the scores, which say so. Presence at
-    the answer given: a tumour is found where the answer is a tumour. Where the data have tumour masks and the package is of a
-    region model, its regions are scored too, at the slices' own size.
+    data : a folder or zip archive of images, DICOM, NIfTI or figshare's MATLAB files, laid out as `data.layout` says; a folder's
+    class is that of every slice of its files. Tumours may be of an unknown kind; then there are scores of presence alone
+    classes : folder name to class name; progress : called with (files done, files in all)
+
+    What the gate refuses and what cannot be read has no probabilities; it is counted, by class, and left out of the scores.
+    Presence at the answer given: a tumour is found where the answer is a tumour. Slices of one volume or series count as one
+    patient where none is named. Where the data have tumour masks and the package is of a region model, its regions are
+    scored too, at the slices' own size.
+
+    Raises `DataNotFound` where no file lies in a class folder.
     """
-    classifier, source, table = Classifier.load(package), catalogue.source(), catalogue.table
-    rows = []
-    contents = (source.read(path) for path in table["path"])
-    masked = classifier.package.card["map"] == "regions" and bool((table["mask"] != "").any())
-    for number, one in enumerate(classifier.predict(contents, heat=masked)):
-        chances = one.probabilities or dict.fromkeys(classifier.package.card["labels"], np.nan)
-        rows.append(
-            {
-                **{"status": one.status, "answer": one.label, "reasons": "; ".join(one.reasons)},
-                **{"set": " ".join(one.prediction_set)},
-                **{f"p_{name}": value for name, value in chances.items()},
-                **(_region(one.heat, source, table["mask"][number]) if masked else {}),
-            }
-        )
-        progress(number + 1, len(table))
-    facts = table[["path", "label", "source", "plane", "patient", "picture"]].reset_index(drop=True)
-    found = pd.concat([facts, pd.DataFrame(rows)], axis=1)
+    classifier, source = Classifier.load(package), open_source(data)
+    planned, notices = plan(source, Layout.of(classes, kinds=False), medical=True)
+    if not planned:
+        raise nothing_found(source, [])
+    masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
+    rows = [
+        {
+            **{
+                "path": readable(one.path),
+                "label": item.label,
+                "source": item.source,
+                "plane": item.plane or one.plane,
+            },
+            **{"patient": item.patient, "patient_group": item.patient_group, "fold": item.fold, "picture": ""},
+            **{
+                "file": item.path,
+                "together": _together(one),
+                "sha256": sha256,
+                "status": one.status,
+                "answer": one.label,
+            },
+            **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
+            **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in classifier.package.card["labels"]},
+            **(_region(one.heat, source, item.mask if one.path == item.path else "") if masked else {}),
+        }
+        for item, sha256, one in _findings(classifier, source, planned, masked, progress)
+    ]
+    found = known.fill(pd.DataFrame(rows))
+    digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
+    found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]))
+    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256"])
     answered = found[found[PROBABILITIES[0]].notna()]
     refused = found["status"].isin(["refused", "error"])
     result: dict[str, Any] = {
         "package": classifier.package.card["name"],
-        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(found)},
-        "trained on this": classifier.package.card["data"]["digest"] == catalogue.digest,
+        "data": {"name": readable(source.path.stem), "digest": digest, "slices": len(found), "notices": notices},
+        "trained on this": classifier.package.card["data"]["digest"] == digest,
         "status": found["status"].value_counts().to_dict(),
         "refused by class": refused.groupby(found["label"]).mean().to_dict(),
         **environment(),
@@ -69,6 +97,47 @@ def score_package(
             "set coverage by class": pd.Series(covered).groupby(answered["label"].to_numpy()).mean().to_dict(),
         }
     return found, result
+
+
+def _findings(
+    classifier: Classifier,
+    source: Source,
+    planned: list[Planned],
+    heat: bool,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[Planned, str, Finding]]:
+    """Each file's findings with the file and its sha256; of files that cannot be read too."""
+    names: list[str] = []
+    read: list[tuple[Planned, str]] = []
+    unread: list[tuple[Planned, str, Finding]] = []
+
+    def contents() -> Iterator[bytes]:
+        for number, item in enumerate(planned, start=1):
+            try:
+                check(item.member)
+                content = source.read(item.path)
+            except InputRejected as error:
+                unread.append((item, "", Finding(item.path, "error", reasons=(str(error),))))
+                continue
+            names.append(item.path)
+            read.append((item, hashlib.sha256(content).hexdigest()))
+            yield content
+            progress(number, len(planned))
+
+    place = 0
+    for one in classifier.predict(contents(), names=names, heat=heat):
+        while not belongs(one.path, names[place]):
+            place += 1
+        yield *read[place], one
+    yield from unread
+
+
+def _together(one: Finding) -> str:
+    """The series or volume that a slice is of, "" for a slice of its own."""
+    if one.series:
+        return f"series {one.series}"
+    volume, hash_sign, number = one.path.rpartition("#")
+    return readable(volume) if hash_sign and number.isdecimal() else ""
 
 
 def _region(heat: np.ndarray | None, source: Source, mask: str) -> dict[str, float]:

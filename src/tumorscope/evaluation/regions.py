@@ -1,30 +1,34 @@
 """Scores of region maps: Dice, share of tumours hit, the pointing game, false regions, and the same by size."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
 
 from tumorscope.data.masks import INSIDE, UNKNOWN
 from tumorscope.labels import CLASSES, INDEX
-from tumorscope.models.regions import evidence_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BATCH = 128
 #: Edges of tumour size, as shares of the slice's pixels.
 SIZES = (0.0, 0.005, 0.015, 0.04, 1.0)
 
 
-def region_maps(module: nn.Module, images: Tensor) -> Tensor:
+def region_maps(module: "nn.Module", images: "Tensor") -> "Tensor":
     """Probability of tumour of every pixel, float32 (n, s, s) on the CPU, of uint8 images (n, 1, s, s)."""
+    import torch
+
+    from tumorscope.models.regions import evidence_of
+
     with torch.inference_mode():
         maps = [evidence_of(module(batch, regions=True)[1]).sigmoid() for batch in images.split(BATCH)]
     return torch.cat(maps).cpu()
 
 
 def region_scores(
-    module: nn.Module, images: np.ndarray, masks: np.ndarray, labels: np.ndarray, device: Any
+    module: "nn.Module", images: np.ndarray, masks: np.ndarray, labels: np.ndarray, device: Any
 ) -> pd.DataFrame:
     """A row a slice: mask_pixels and region_pixels (above one half), dice, pointed (highest pixel in the mask), peak.
 
@@ -34,6 +38,8 @@ def region_scores(
     """
     if not len(images):
         return pd.DataFrame(columns=["mask_pixels", "region_pixels", "dice", "pointed", "peak"])
+    import torch
+
     maps = region_maps(module, torch.from_numpy(np.array(images)[:, None]).to(device)).numpy()
     inside, known = masks == INSIDE, ~(masks == UNKNOWN).any(axis=(1, 2))
     regions = maps > 0.5

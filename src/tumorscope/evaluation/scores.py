@@ -6,13 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-    recall_score,
-    roc_auc_score,
-)
 
 from tumorscope.errors import InputRejected
 from tumorscope.labels import CLASSES, INDEX, NO_TUMOUR
@@ -46,14 +39,14 @@ def score(predictions: pd.DataFrame) -> dict[str, Any]:
     """
     truth, probability = truth_of(predictions), probability_of(predictions)
     said = probability.argmax(axis=1)
-    confusion = confusion_matrix(truth, said, labels=range(len(CLASSES)))
+    confusion = np.bincount(truth * len(CLASSES) + said, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
     return {
         "n": len(truth),
         "pictures": _distinct(predictions, "picture"),
         "patients": _distinct(predictions, "patient"),
-        **_overall(truth, said),
+        **_overall(confusion),
         "ece": calibration_error(probability.max(axis=1), said == truth),
-        "per_class": _per_class(truth, said, probability, confusion),
+        "per_class": _per_class(truth, probability, confusion),
         "presence": _presence(truth, said, probability),
         "type": _type(truth, probability),
         "absent": _absent(truth, said),
@@ -138,8 +131,16 @@ def probability_of(predictions: pd.DataFrame) -> Floats:
 
 
 def auc_of(positive: NDArray[np.bool_], value: Floats) -> float | None:
-    """Area under the ROC curve of `value` for `positive`; None where one side is empty."""
-    return float(roc_auc_score(positive, value)) if 0 < positive.sum() < len(positive) else None
+    """Area under the ROC curve of `value` for `positive`; None where one side is empty.
+
+    The share of pairs of a positive and another in which the positive is higher, a tie counting half (Mann and Whitney 1947).
+    """
+    ours, others = int(positive.sum()), int((~positive).sum())
+    if not ours or not others:
+        return None
+    _, place, count = np.unique(value, return_inverse=True, return_counts=True)
+    rank = np.cumsum(count) - (count - 1) / 2
+    return float((rank[place][positive].sum() - ours * (ours + 1) / 2) / (ours * others))
 
 
 def _require(predictions: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -150,32 +151,39 @@ def _require(predictions: pd.DataFrame, columns: Sequence[str]) -> None:
         raise InputRejected("predictions", "0 rows", "at least 1 is needed", "Choose a part that has slices.")
 
 
-def _overall(truth: Ints, said: Ints) -> dict[str, float]:
-    present = np.unique(truth)
+def _overall(confusion: Ints) -> dict[str, float]:
+    support = confusion.sum(axis=1)
+    present = support > 0
+    values = {name: each[present] for name, each in _by_class(confusion).items()}
     scores = {
-        "accuracy": float(accuracy_score(truth, said)),
-        "balanced_accuracy": float(recall_score(truth, said, labels=present, average="macro")),
+        "accuracy": float(np.trace(confusion) / support.sum()),
+        "balanced_accuracy": float(values["recall"].mean()),
     }
-    for average in ("weighted", "macro"):
-        values = precision_recall_fscore_support(truth, said, labels=present, average=average, zero_division=0)
-        scores |= {
-            f"{name}_{average}": float(value)
-            for name, value in zip(("precision", "recall", "f1"), values[:3], strict=True)
-        }
+    for average, weights in (("weighted", support[present]), ("macro", None)):
+        scores |= {f"{name}_{average}": float(np.average(each, weights=weights)) for name, each in values.items()}
     return scores
 
 
-def _per_class(truth: Ints, said: Ints, probability: Floats, confusion: Ints) -> dict[str, dict[str, Any]]:
-    every = range(len(CLASSES))
-    columns = zip(*precision_recall_fscore_support(truth, said, labels=every, zero_division=0), strict=True)
+def _by_class(confusion: Ints) -> dict[str, Floats]:
+    """Precision, recall and F1, each (classes,); 0 where nothing is there to divide by."""
+    hits, support, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return {
+        "precision": hits / np.maximum(said, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(support + said, 1),
+    }
+
+
+def _per_class(truth: Ints, probability: Floats, confusion: Ints) -> dict[str, dict[str, Any]]:
+    values, supports = _by_class(confusion), confusion.sum(axis=1)
     table = {}
-    for k, (precision, recall, f1, support) in enumerate(columns):
-        known = support > 0
+    for k, support in enumerate(supports):
+        precision, recall, f1 = (float(values[name][k]) if support else None for name in ("precision", "recall", "f1"))
         table[CLASSES[k]] = {
-            "precision": float(precision) if known else None,
-            "recall": float(recall) if known else None,
+            "precision": precision,
+            "recall": recall,
             "specificity": _specificity(confusion, k),
-            "f1": float(f1) if known else None,
+            "f1": f1,
             "auc": auc_of(truth == k, probability[:, k]),
             "support": int(support),
         }

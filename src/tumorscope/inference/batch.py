@@ -10,28 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
 from tumorscope.inference.reading import Grid, position
 
-ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".webp",
-    ".pgm",
-    ".ppm",
-    ".dcm",
-    ".ima",
-    ".nii",
-    ".nii.gz",
-    ".mat",
-)
+ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
 #: Bytes that hold a DICOM header's identification.
 HEAD = 132
 

@@ -42,7 +42,7 @@ class Journal:
                 stream.writelines(_line(one) for one in self.records)
                 stream.flush()
                 for one in records:
-                    while not _belongs(one["path"], items[self.done]):
+                    while not belongs(one["path"], items[self.done]):
                         self.done += 1
                     self.records.append({**one, "item": self.done})
                     stream.write(_line(self.records[-1]))
@@ -76,7 +76,8 @@ def _line(record: Record) -> str:
     return json.dumps(record) + "\n"
 
 
-def _belongs(path: str, item: str) -> bool:
+def belongs(path: str, item: str) -> bool:
+    """Whether a finding's path is of a file: its own, or that of its slice with this number."""
     return path == item or path.startswith(f"{item}#")
 
 
