@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, roc_auc_score
 
 from tumorscope.errors import InputRejected
-from tumorscope.evaluation.scores import calibration_bins, calibration_error, flat, score, summarise, worst_mistakes
+from tumorscope.evaluation.scores import (
+    calibration_bins,
+    calibration_error,
+    flat,
+    score,
+    set_coverage,
+    summarise,
+    worst_mistakes,
+)
 from tumorscope.labels import CLASSES
 
 # label, p_glioma, p_meningioma, p_notumor, p_pituitary
@@ -215,6 +223,26 @@ def test_summary_over_seeds():
     assert summary["auc_pituitary"] == {"mean": 1, "sd": None, "n": 1}  # only the first has a pituitary tumour
     assert {"f1_weighted", "auc_glioma", "presence_auc", "type_accuracy", "ece"} <= summary.keys()
     assert not {"n", "n_tumour", "presence_n_tumour", "patients"} & summary.keys()
+
+
+def test_coverage_of_sets_by_class_and_source_by_hand():
+    """Gliomas: 2 of 3 inside, one of them of no known source; in A 1 of 1 glioma and 1 of 2 others, in B 0 of 1."""
+    label = pd.Series(["glioma", "glioma", "glioma", "notumor", "notumor"])
+    source = pd.Series(["A", None, "B", "A", "A"])
+    found = set_coverage(np.array([True, True, False, True, False]), label, source)
+    assert found == {
+        "by class": {
+            "glioma": {"n": 3, "coverage": pytest.approx(2 / 3)},
+            "notumor": {"n": 2, "coverage": 0.5},
+        },
+        "by source": {
+            "A": {
+                **{"n": 3, "coverage": pytest.approx(2 / 3)},
+                "by class": {"glioma": {"n": 1, "coverage": 1}, "notumor": {"n": 2, "coverage": 0.5}},
+            },
+            "B": {"n": 1, "coverage": 0, "by class": {"glioma": {"n": 1, "coverage": 0}}},
+        },
+    }
 
 
 def test_worst_mistakes_come_surest_first():

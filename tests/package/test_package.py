@@ -24,7 +24,7 @@ from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunM
 from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
-from tumorscope.package.calibration import fit_calibration, thresholds
+from tumorscope.package.calibration import calibration, fit_calibration, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
 from tumorscope.package.export import export_run
 from tumorscope.package.limits import statistics
@@ -41,6 +41,9 @@ def test_folder_and_single_file_hold_the_same_verified_parts(made):
     assert {row["protocol"] for row in whole.card["scores"]} == {"patient-cv", "official"}
     assert "not a medical device" in whole.model_card
     assert "patient-cv | new patients" in whole.model_card
+    sets = whole.card["conformal"]["rates"]["0.1"]
+    assert f"of glioma (n {sets['slices']['glioma']})" in whole.model_card
+    assert f"By source: phantom {100 * sets['by_source']['phantom']['coverage']:.1f}" in whole.model_card
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -374,6 +377,7 @@ def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made,
     assert len(findings) == len(catalogue.table) + 1
     answered = result["status"].get("accepted", 0) + result["status"].get("warned", 0)
     assert result["scores"]["n"] == answered
+    assert f"phantom {result['set coverage']['by source']['phantom']['coverage']:.3f} (n {answered})" in answer.stdout
     assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2
 
 
@@ -397,7 +401,7 @@ def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made,
     (data / "pituitary" / "2.mat").write_bytes(b"MATLAB 5.0 MAT-file")
     (data / "pituitary" / "notes.txt").write_text("no slice")
     (data / "notumor" / "a.png").write_bytes(encoded(greys["notumor"][0]))
-    (data / "metadata.csv").write_text("path,patient\nnotumor/a.png,P7\n")
+    (data / "metadata.csv").write_text("path,patient,source\nnotumor/a.png,P7,ward\nmeningioma/v.nii.gz,,ward\n")
     seen = []
     found, result = score_package(folder, data, progress=lambda *done: seen.append(done))
     assert seen[-1] == (7, 7)
@@ -418,6 +422,30 @@ def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made,
     answered = found["p_glioma"].notna()
     assert answered.sum() >= 5
     assert result["scores"]["n"] == answered.sum()
+    in_ward = found[answered & found["label"].isin(["notumor", "meningioma"])]
+    inside = [row["label"] in row["set"].split() for row in in_ward.to_dict("records")]
+    ward = result["set coverage"]["by source"]["ward"]
+    assert (ward["n"], ward["coverage"]) == (len(in_ward), pytest.approx(np.mean(inside)))
+    others = result["set coverage"]["by source"]["data"]["by class"]
+    assert sum(one["n"] for one in others.values()) == answered.sum() - len(in_ward)
+
+
+def test_the_card_says_coverage_of_each_class_and_source_with_its_n():
+    """Two sources with answers of their own, a third of each class in each of three folds."""
+    random = np.random.default_rng(0)
+    chances = random.dirichlet(np.ones(4), 600)
+    held = pd.DataFrame(chances, columns=[f"p_{name}" for name in CLASSES]).assign(
+        label=[CLASSES[random.choice(4, p=row)] for row in chances],
+        fold=np.arange(600) % 3,
+        source=np.where(np.arange(600) < 200, "one", "two"),
+    )
+    rates = calibration(held)["conformal"]["rates"]["0.1"]
+    assert {name: one["n"] for name, one in rates["by_source"].items()} == {"one": 200, "two": 400}
+    assert rates["slices"] == held["label"].value_counts().sort_index().to_dict()
+    hits = sum(one["n"] * one["coverage"] for one in rates["by_source"].values())
+    assert hits == pytest.approx(sum(rates["slices"][name] * share for name, share in rates["coverage"].items()))
+    assert min(rates["coverage"].values()) > 0.8
+    assert calibration(held.drop(columns="source"))["conformal"]["rates"]["0.1"]["by_source"] == {}
 
 
 def test_a_folder_without_slices_of_a_class_is_said(made, tmp_path):

@@ -65,6 +65,9 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
     if "scores" in result:
         scores = result["scores"]
         typer.echo(f"accuracy {scores['accuracy']:.4f}, balanced {scores['balanced_accuracy']:.4f}, n {scores['n']}")
+        for by, parts in result["set coverage"].items():
+            told = ", ".join(f"{name} {part['coverage']:.3f} (n {part['n']})" for name, part in parts.items())
+            typer.echo(f"sets hold the truth {by}: {told}")
     if "presence" in result:
         presence = result["presence"]
         three = " ".join(short(presence[name]) for name in ("auc", "sensitivity", "specificity"))

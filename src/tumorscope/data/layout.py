@@ -1,9 +1,10 @@
 """From file names to label, split, patient, plane and mask: what the folders and an optional metadata.csv say.
 
 Known layouts: `Training/<class>/`, `Testing/<class>/` (Kaggle, both versions), `<class>/` alone, and either of them below
-any number of wrapping folders. A `metadata.csv` with a `path` column, relative to its own folder, may add label, patient,
-patient_group, fold, plane and mask, a row a slice. Two published sets repacked as images have one of their own, and are
-read too: the figshare set (id, pid, class, fold) and slices of TCIA Brain-Tumor-Progression (file, patient, tumor_pixels).
+any number of wrapping folders. A `metadata.csv` with a `path` column, relative to its own folder, may add label, source (a
+collection, hospital or scanner; else the set's name), patient, patient_group, fold, plane and mask, a row a slice. Two published
+sets repacked as images have one of their own, and are read too: the figshare set (id, pid, class, fold) and slices of TCIA
+Brain-Tumor-Progression (file, patient, tumor_pixels).
 """
 
 import csv
@@ -92,7 +93,8 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
         if label is None or not (image or (medical and _is_medical(source, member))):
             others += 1
             continue
-        planned.append(Planned(member, label, _split(member.name), readable(source.path.stem), **more))
+        collection = more.pop("source", "") or readable(source.path.stem)
+        planned.append(Planned(member, label, _split(member.name), collection, **more))
     return planned, tuple(map(readable, (*source.notices, *extra.notices, *_notices(planned, others))))
 
 
@@ -128,7 +130,7 @@ def _notices(planned: list[Planned], others: int) -> list[str]:
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What metadata.csv says: `rows`, slice name to label and `DESCRIBED`; `known`, names of masks and of itself."""
+    """What metadata.csv says: `rows`, slice name to label, source and `DESCRIBED`; `known`, names of masks and of itself."""
 
     rows: dict[str, dict[str, str]]
     known: set[str]
@@ -165,7 +167,9 @@ def _merge(merged: _Metadata, name: str, rows: list[dict[str, str]], members: se
         path, mask = (_beside(name, row.get(key) or "") for key in ("path", "mask"))
         absent += path not in members or (mask != "" and mask not in members)
         mask = mask if mask in members else ""
-        merged.rows[path] = {key: (row.get(key) or "").strip() for key in ("label", *DESCRIBED)} | {"mask": mask}
+        merged.rows[path] = {key: (row.get(key) or "").strip() for key in ("label", "source", *DESCRIBED)} | {
+            "mask": mask
+        }
         merged.known.add(mask)
     if absent:
         merged.notices.append(f"{name}: {absent} rows name a slice or a mask that is not there.")

@@ -17,7 +17,7 @@ from tumorscope.data.sources import Source, check, open_source, readable
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.regions import SIZES, dice, summary
-from tumorscope.evaluation.scores import PROBABILITIES, score
+from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
 from tumorscope.inference.classifier import Classifier, Finding
 from tumorscope.inference.record import belongs
 from tumorscope.labels import TUMOUR
@@ -90,11 +90,12 @@ def score_package(
     if masked and len(answered):
         result |= {"regions": region_summary(answered), "presence by tumour size": _by_size(answered)}
     if len(answered) and (answered["label"] != TUMOUR).all():
-        covered = [label in one.split() for label, one in zip(answered["label"], answered["set"], strict=True)]
+        pairs = zip(answered["label"], answered["set"], strict=True)
+        inside = np.array([label in one.split() for label, one in pairs])
         result |= {
             "scores": score(answered),
             "intervals": bootstrap(answered),
-            "set coverage by class": pd.Series(covered).groupby(answered["label"].to_numpy()).mean().to_dict(),
+            "set coverage": set_coverage(inside, answered["label"], answered["source"]),
         }
     return found, result
 

@@ -98,6 +98,29 @@ def calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int 
     return float(np.nansum(count * np.abs(accuracy - mean_confidence)) / count.sum())
 
 
+def set_coverage(inside: NDArray[np.bool_], label: pd.Series, source: pd.Series) -> dict[str, Any]:
+    """How often prediction sets hold the truth, by class and by source where known, each with its n; in a source by class too.
+
+    inside : bool (n,), whether a slice's set holds its class; label, source : of each slice
+    """
+    named = source.fillna("").astype(str).to_numpy()
+    classes = label.to_numpy()
+    return {
+        "by class": _coverage(inside, classes),
+        "by source": {
+            name: {**whole, "by class": _coverage(inside[named == name], classes[named == name])}
+            for name, whole in _coverage(inside[named != ""], named[named != ""]).items()
+        },
+    }
+
+
+def _coverage(inside: NDArray[np.bool_], groups: NDArray[Any]) -> dict[str, dict[str, Any]]:
+    return {
+        str(name): {"n": int((groups == name).sum()), "coverage": float(inside[groups == name].mean())}
+        for name in np.unique(groups)
+    }
+
+
 def worst_mistakes(predictions: pd.DataFrame, count: int = 15) -> pd.DataFrame:
     """The wrong answers given with the highest probability, worst first.
 

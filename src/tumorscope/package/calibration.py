@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tumorscope.evaluation.scores import calibration_error
+from tumorscope.evaluation.scores import calibration_error, set_coverage
 from tumorscope.inference.classifier import calibrated
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.training.fold import PROBABILITIES
@@ -15,7 +15,10 @@ ERROR_RATES, ERROR_RATE = (0.01, 0.05, 0.10, 0.20), 0.10
 
 
 def calibration(held: pd.DataFrame) -> dict[str, Any]:
-    """Temperature, offsets and conformal thresholds of out-of-fold predictions, and how they do on folds they were not set on."""
+    """Temperature, offsets and conformal thresholds of out-of-fold predictions, and how they do on folds they were not set on.
+
+    held : a row a slice with label, fold and probabilities; where it has a column source, coverage is given for each one too
+    """
     logits = np.log(held[PROBABILITIES].to_numpy().clip(1e-12))
     truth, fold = held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
     crossed, sets = np.zeros_like(logits), np.zeros((len(ERROR_RATES), *logits.shape), bool)
@@ -42,18 +45,23 @@ def calibration(held: pd.DataFrame) -> dict[str, Any]:
         "conformal": {
             "error_rate": ERROR_RATE,
             "rates": {
-                f"{rate:g}": {"thresholds": thresholds(final, truth, rate), **_sets_of(sets[index], truth)}
+                f"{rate:g}": {"thresholds": thresholds(final, truth, rate), **_sets_of(sets[index], truth, held)}
                 for index, rate in enumerate(ERROR_RATES)
             },
         },
     }
 
 
-def _sets_of(sets: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """How often sets bool (n, classes) hold the truth, by class, and how many classes they hold."""
-    inside = sets[np.arange(len(truth)), truth]
-    coverage = {name: float(inside[truth == k].mean()) for k, name in enumerate(CLASSES) if (truth == k).any()}
-    return {"coverage": coverage, "mean_size": float(sets.sum(axis=1).mean())}
+def _sets_of(sets: np.ndarray, truth: np.ndarray, held: pd.DataFrame) -> dict[str, Any]:
+    """How often sets bool (n, classes) hold the truth, by class and source, and how many classes they hold."""
+    source = held["source"] if "source" in held else pd.Series("", held.index)
+    found = set_coverage(sets[np.arange(len(truth)), truth], held["label"], source)
+    return {
+        "coverage": {name: one["coverage"] for name, one in found["by class"].items()},
+        "slices": {name: one["n"] for name, one in found["by class"].items()},
+        "by_source": found["by source"],
+        "mean_size": float(sets.sum(axis=1).mean()),
+    }
 
 
 def _scores_of(chances: np.ndarray, truth: np.ndarray) -> dict[str, float]:
