@@ -39,10 +39,13 @@ def evaluate(
 
 
 def _package(package: Path | None, data: Path | None, out: Path, classes: list[str] | None, as_json: bool) -> None:
+    import warnings
+
     from tumorscope.data.locate import find_data
     from tumorscope.evaluation.package_scores import score_package
     from tumorscope.files import write_json, write_text
 
+    warnings.simplefilter("ignore")  # as in predict: what parsers mutter is the finding's reason
     place = find_data(data, say)
     with counting("Answering") as progress:
         found, result = score_package(package, place, class_mapping(classes), progress)
