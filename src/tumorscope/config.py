@@ -170,10 +170,11 @@ class Imbalance(_Part):
     """Oversampling of the training part, on the pixels.
 
     smote : between neighbours of a class (Chawla et al. 2002); borderline_smote : there where another class is near (Han et
-    al. 2005); random : slices again
+    al. 2005); svm_smote : along the border of a support vector machine (Nguyen et al. 2011); adasyn : the more, the more of its
+    neighbours are of other classes (He et al. 2008); these two meet a target roughly. random : slices again
     """
 
-    method: Literal["none", "smote", "borderline_smote", "random"] = "none"
+    method: Literal["none", "smote", "borderline_smote", "svm_smote", "adasyn", "random"] = "none"
     neighbours: Annotated[int, Field(ge=1, le=50)] = 5
     targets: dict[ClassName, Target] = {}
 

@@ -17,6 +17,10 @@ class RecipeError(TumorscopeError):
     """A recipe with an unknown key, a wrong type or a value out of range: names the file, the key and what is allowed."""
 
 
+class LossNotFinite(TumorscopeError):
+    """A training whose loss became infinite or no number."""
+
+
 class SplitLeak(TumorscopeError):
     """A fold with a slice, picture or patient on two sides."""
 

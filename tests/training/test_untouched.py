@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from tests.training.tiny_set import catalogue, drawn, everything
 
+from tumorscope.protocols import folds
+from tumorscope.training import loop
 from tumorscope.training.runs import read_predictions, train_runs
 
 
@@ -30,3 +32,23 @@ def test_other_test_pixels_change_nothing_but_the_answers_on_them(tmp_path):
     assert validation[0].equals(validation[1])
     assert test[0]["path"].equals(test[1]["path"])
     assert not test[0].equals(test[1])
+
+
+@pytest.mark.slow
+def test_oversampling_sees_the_training_slices_of_its_fold_and_no_other(tmp_path, monkeypatch):
+    images, labels = drawn()
+    made = catalogue(tmp_path, images, labels)
+    seen = []
+
+    def spied(given, its_labels, *rest):
+        seen.append((np.array(given), np.array(its_labels)))
+        return oversample(given, its_labels, *rest)
+
+    oversample = loop.oversample
+    monkeypatch.setattr(loop, "oversample", spied)
+    train_runs(everything(training__epochs=1), made, "patient-cv", [0], runs=tmp_path / "runs", workers=1)
+    split = folds("patient-cv", made.table, 0)
+    assert len(seen) == len(split) == 5
+    for fold, (given, its_labels) in zip(split, seen, strict=True):
+        np.testing.assert_array_equal(given, images[fold.train])
+        np.testing.assert_array_equal(its_labels, labels[fold.train])

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tumorscope.config import Imbalance, load_recipe
+from tumorscope.errors import RecipeError
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.transforms.oversample import oversample
 
@@ -114,6 +115,36 @@ def test_borderline_smote_brings_a_class_to_its_count_with_slices_of_its_own():
     recipe = Imbalance.model_validate({"method": "borderline_smote", "neighbours": 3, "targets": targets})
     _, its_labels = oversample(images, labels, recipe, seed=0)
     assert np.bincount(its_labels).tolist() == [15, 14, 30, 12]
+
+
+def test_adasyn_makes_slices_where_other_classes_are_near():
+    """Glioma at grey 10 among its own and at 100 among notumor: all that is made starts from or ends at those among notumor."""
+    levels = np.concatenate([np.full(6, 10), np.full(6, 100), np.full(30, 101)]).astype(np.uint8)
+    images, labels = np.repeat(levels, 4).reshape(-1, 2, 2), np.array([0] * 12 + [2] * 30)
+    images[:, 0, 0] += np.arange(42, dtype=np.uint8) % 5  # no two alike
+    recipe = Imbalance.model_validate({"method": "adasyn", "neighbours": 5, "targets": {"glioma": {"count": 30}}})
+    more, its_labels = oversample(images, labels, recipe, seed=0)
+    assert abs((its_labels == 0).sum() - 30) <= 6  # a rounding a slice
+    assert (more[42:, 1, 1] == 100).all()
+
+
+def test_svm_smote_brings_a_class_near_its_count():
+    images, labels = slices((10, 12, 30, 12))
+    recipe = Imbalance.model_validate(
+        {"method": "svm_smote", "neighbours": 3, "targets": {"glioma": {"share": 0.5, "of": "notumor"}}}
+    )
+    counts = np.bincount(oversample(images, labels, recipe, seed=0)[1]).tolist()
+    assert 10 < counts[0] <= 15
+    assert counts[1:] == [12, 30, 12]
+
+
+def test_a_method_that_finds_no_place_for_a_slice_says_so():
+    """ADASYN with glioma far from all others: no neighbour is of another class."""
+    images = np.concatenate([np.zeros((12, 2, 2)), np.full((30, 2, 2), 250)]).astype(np.uint8)
+    images[:, 0, 0] += np.arange(42, dtype=np.uint8) % 5
+    recipe = Imbalance.model_validate({"method": "adasyn", "targets": {"glioma": {"count": 30}}})
+    with pytest.raises(RecipeError, match=r"imbalance.method: adasyn makes nothing here .*try smote"):
+        oversample(images, np.array([0] * 12 + [2] * 30), recipe, seed=0)
 
 
 @pytest.mark.parametrize("target", [{}, {"share": 0.5}, {"of": "notumor"}, {"share": 0.5, "of": "notumor", "count": 3}])

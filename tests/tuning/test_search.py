@@ -1,5 +1,6 @@
 """The search: it reads no test slice, ends with as many trials as asked for, and goes on after a kill with none lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,13 @@ import optuna
 import pandas as pd
 import pytest
 from filelock import FileLock
+from sklearn.metrics import balanced_accuracy_score
 from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
 
 from tumorscope.config import load_recipe
 from tumorscope.errors import RecipeError, RunMismatch
+from tumorscope.labels import CLASSES
+from tumorscope.training.runs import read_predictions, train_runs
 from tumorscope.tuning.search import STUDY, _lock, _put_back, _storage, tune
 from tumorscope.tuning.space import Range
 
@@ -116,6 +120,40 @@ def test_a_grid_ends_when_every_point_was_tried_once(tmp_path):
         workers=1,
     )
     assert sorted(int(trial.params["training.batch_size"]) for trial in finished(tmp_path / "out")) == [16, 32]
+
+
+@pytest.mark.slow
+def test_the_best_recipe_trains_to_the_score_that_it_was_chosen_for(tmp_path):
+    made = tiny_catalogue(tmp_path)
+    best = tune(
+        "baseline_cnn",
+        {**SPACE, "training.epochs": Range(low=2, high=6)},
+        made,
+        **{"trials": 3, "out": tmp_path / "out", "protocol": "patient-cv", "pruner": "none", "seed": 3},
+        workers=2,
+    )
+    found = json.loads((tmp_path / "out" / "search.json").read_text())["best"]
+    (run,) = train_runs(load_recipe(best), made, "patient-cv", [3], runs=tmp_path / "runs", workers=1)
+    answers = read_predictions(run)
+    answers = answers[(answers["part"] == "validation") & (answers["fold"] == 0)]
+    said = answers[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)
+    assert balanced_accuracy_score(answers["label"], np.array(CLASSES)[said]) == found["value"]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
+    """AdamW at a rate of 10 and a decay of 1 makes every weight nine times as large a step; a float holds no 9 ** 60."""
+    fixed = {"optimiser.learning_rate": 10.0, "optimiser.name": "adamw", "training.epochs": 30}
+    rates = {key: Range(choices=(value,)) for key, value in fixed.items()}
+    rates["optimiser.weight_decay"] = Range(choices=(0.0, 1.0))
+    tune(
+        "baseline_cnn",
+        rates,
+        tiny_catalogue(tmp_path),
+        **{"trials": 2, "out": tmp_path / "out", "protocol": "official", "sampler": "grid", "pruner": "none"},
+        workers=1,
+    )
+    assert json.loads((tmp_path / "out" / "search.json").read_text())["trials"] == {"complete": 1, "pruned": 1}
 
 
 @pytest.mark.parametrize(

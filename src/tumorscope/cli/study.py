@@ -85,7 +85,7 @@ def show(out: OutOption = Path("reports/study")) -> None:
         raise DataNotFound(f"{file}: no study here yet; make one with tumorscope study run.")
     kept = json.loads(file.read_text(encoding="utf-8"))
     for row in kept["rows"]:
-        said = "" if row["reported_accuracy"] is None else f", report {row['reported_accuracy']:.4f}"
+        said = f", report {row['reported']['accuracy']:.4f}" if row["reported"] else ""
         sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
         floor = f"memoriser {row['memoriser_accuracy']:.4f}"
         typer.echo(

@@ -1,18 +1,19 @@
-"""The rows of the published student report as recipes, read from rows.toml."""
+"""The rows of the published student report as recipes, read from rows.toml, with what the report says of them."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.errors import RecipeError
+from tumorscope.evaluation.student_report import ROWS
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a shipped recipe with what is changed in it, how many seeds, and what the report says of it.
+    """One row: a shipped recipe with what is changed in it, how many seeds, and the report's figures on the official test.
 
     group : "report", or the further question that it belongs to
     """
@@ -22,7 +23,7 @@ class Row:
     recipe: str
     set: dict[str, Any] = field(default_factory=dict)
     seeds: int = 5
-    reported: dict[str, float] = field(default_factory=dict)
+    reported: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     group: str = "report"
 
@@ -34,7 +35,7 @@ class Row:
 def all_rows() -> list[Row]:
     """Every row in the report's order."""
     text = resources.files("tumorscope").joinpath("study/rows.toml").read_text(encoding="utf-8")
-    return [Row(**row) for row in tomllib.loads(text)["row"]]
+    return [Row(**row, reported=ROWS.get(row["name"], {})) for row in tomllib.loads(text)["row"]]
 
 
 def chosen_rows(names: Sequence[str]) -> list[Row]:

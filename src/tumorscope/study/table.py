@@ -18,7 +18,9 @@ from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.intervals import paired_difference
 from tumorscope.evaluation.pages import illustrate, template
 from tumorscope.evaluation.regions import summary
+from tumorscope.evaluation.report import PARTS
 from tumorscope.files import write_json, write_text
+from tumorscope.labels import CLASSES
 from tumorscope.study.rows import Row
 from tumorscope.training.fold import Report
 from tumorscope.training.identity import environment
@@ -34,6 +36,8 @@ COLUMNS = (
     "presence_auc",
     "type_balanced_accuracy",
 )
+#: Kept without intervals: for the figures that the report gives by class.
+BY_CLASS = tuple(f"{metric}_{name}" for name in CLASSES for metric in ("precision", "recall", "f1", "auc"))
 
 _COLOURS = {"official": "#0072B2", "patient-cv": "#D55E00"}
 
@@ -97,9 +101,22 @@ def write_study(out: Path) -> Path:
 
 
 def _write_page(out: Path, kept: dict[str, Any], shown: Any) -> Path:
-    page = template("study/study.html.j2").render(kept=kept, shown=shown, created=_now())
+    page = template("study/study.html.j2").render(kept=kept, shown=shown, beside=_beside(kept["rows"]), created=_now())
     write_text(out / "study.html", page)
     return out / "study.html"
+
+
+def _beside(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every figure of the report but accuracy, which the first table shows, with ours."""
+    return [
+        {
+            **{"title": line["title"], "score": metric.replace("_", " ").replace("auc", "AUC"), "reported": value},
+            **{"ours": line.get(metric), "sd": line.get(f"{metric}_sd")},
+        }
+        for line in lines
+        for metric, value in line["reported"].items()
+        if metric not in ("accuracy", "accuracy_sd", "recall_weighted")  # weighted recall is accuracy
+    ]
 
 
 @styled
@@ -114,10 +131,10 @@ def study_dots(table: pd.DataFrame) -> Figure:
         spread = abs(part[["accuracy_low", "accuracy_high"]].to_numpy(float).T - middle)
         colour = _COLOURS.get(str(protocol), GREY)
         axes.errorbar(middle, place, xerr=spread, fmt="o", markersize=5, color=colour, label=str(protocol))
-    said = table[table["reported_accuracy"].notna()].drop_duplicates("title")
+    said = {line.title: line.reported["accuracy"] for line in table.itertuples() if line.reported}
     axes.plot(
-        said["reported_accuracy"],
-        [titles.index(title) for title in said["title"]],
+        list(said.values()),
+        [titles.index(title) for title in said],
         "o",
         markerfacecolor="none",
         markeredgecolor=INK,
@@ -134,12 +151,15 @@ def study_dots(table: pd.DataFrame) -> Figure:
 
 def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     """A flat line of the table from the runs of one row under one protocol."""
-    scored = next(one for one in comparison_rows(runs) if one["part"] == "test")
+    held_out, scored = (next(one for one in comparison_rows(runs) if one["part"] == part) for part in PARTS)
     line: dict[str, Any] = {"row": row.name, "title": row.title, "protocol": scored["protocol"]}
     line |= {name: scored[name] for name in ("seeds", "slices", "pictures", "patients", "memoriser_accuracy")}
     for metric in COLUMNS:
         line |= {metric: scored[f"{metric}_mean"], f"{metric}_sd": scored[f"{metric}_sd"]}
         line |= {f"{metric}_{end}": scored.get(f"{metric}_{end}") for end in ("low", "high")}
+    for metric in BY_CLASS:
+        line |= {metric: scored.get(f"{metric}_mean"), f"{metric}_sd": scored.get(f"{metric}_sd")}
+    line |= {"validation_accuracy": held_out["accuracy_mean"], "validation_accuracy_sd": held_out["accuracy_sd"]}
     at = [evaluate_run(run)["presence_at_threshold"] for run in runs]
     for metric in ("sensitivity", "specificity"):
         known = [one[metric] for one in at if one[metric] is not None]
@@ -150,8 +170,12 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         line["regions"] = summary(pooled, row.build().input.size ** 2)
     made = environment()
     line["made"] = {"processor": made["machine"]["processor"], "cores": made["machine"]["cores"], **made["versions"]}
-    official = row.reported if scored["protocol"] == "official" else {}
-    return line | {"reported_accuracy": official.get("accuracy"), "reported_sd": official.get("sd"), "note": row.note}
+    return line | {"reported": _reported(row, scored["protocol"]), "note": row.note}
+
+
+def _reported(row: Row, protocol: str) -> dict[str, float]:
+    """What the report says of a row, all of it on the official split."""
+    return dict(row.reported) if protocol == "official" else {}
 
 
 def _difference(row: Row, runs: Sequence[Path], against: Row | None) -> dict[str, Any]:
@@ -183,7 +207,7 @@ def _leave_out(file: Path, catalogue: Catalogue, row: Row, protocol: str, reason
         "reason": reason,
         "command": command,
     }
-    line["reported_accuracy"] = row.reported.get("accuracy") if protocol == "official" else None
+    line["reported"] = _reported(row, protocol)
     stored = _stored(file)
     if not any(_same(one, line) for one in stored["rows"]):
         _write(file, catalogue, stored["rows"], _with(stored["not_measured"], line))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tumorscope.config import Recipe
 from tumorscope.data.masks import INSIDE, UNKNOWN
-from tumorscope.errors import RecipeError, TumorscopeError
+from tumorscope.errors import LossNotFinite, RecipeError
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import trunk_of
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
@@ -149,14 +149,15 @@ def _epoch(
     started = time.perf_counter()
     train_loss, train_accuracy = _pass(recipe, state, wrapped, optimiser, train, fabric)
     # The first process decides for all: batch norm's running statistics, and with them the loss, differ between devices.
-    val_loss, val_accuracy = fabric.broadcast(_validate(recipe, state.network, val))
+    val_loss, val_accuracy, val_balanced = fabric.broadcast(_validate(recipe, state.network, val))
     if len(val):
         _need_finite(recipe, state, val_loss)
     state.epoch += 1
     _keep_best(state, val_loss, recipe)
     row = {
         **{"epoch": state.epoch, "train_loss": train_loss, "train_accuracy": train_accuracy, "val_loss": val_loss},
-        **{"val_accuracy": val_accuracy, "learning_rate": optimiser.param_groups[0]["lr"]},
+        **{"val_accuracy": val_accuracy, "val_balanced_accuracy": val_balanced},
+        "learning_rate": optimiser.param_groups[0]["lr"],
         "steps": -(-len(train) // recipe.training.batch_size),
         "seconds": time.perf_counter() - started,
     }
@@ -220,7 +221,7 @@ def _counterfactual(recipe: Recipe, batch: Part, generator: torch.Generator) -> 
 
 def _need_finite(recipe: Recipe, state: State, loss: float) -> None:
     if not math.isfinite(loss):
-        raise TumorscopeError(
+        raise LossNotFinite(
             f"{recipe.name}: the loss became {loss} in epoch {state.epoch + 1}; lower optimiser.learning_rate "
             f"(now {recipe.optimiser.learning_rate:g})."
         )
@@ -235,18 +236,20 @@ def _batches(count: int, size: int, generator: torch.Generator, fabric: Fabric) 
         yield batch[fabric.global_rank :: fabric.world_size].to(fabric.device)
 
 
-def _validate(recipe: Recipe, module: nn.Module, part: Part) -> tuple[float, float]:
-    """Mean loss and accuracy over a part, without dropout; NaN where it is empty."""
+def _validate(recipe: Recipe, module: nn.Module, part: Part) -> tuple[float, float, float]:
+    """Mean loss, accuracy and mean recall over a part, without dropout; NaN where it is empty."""
     if not len(part):
-        return math.nan, math.nan
-    loss_of, total, right = make_loss(recipe.loss), 0.0, 0
+        return math.nan, math.nan, math.nan
+    loss_of, total, said = make_loss(recipe.loss), 0.0, []
     module.eval()
     with torch.inference_mode():
         for images, labels in zip(part.images.split(SCORING_BATCH), part.labels.split(SCORING_BATCH), strict=True):
             logits = module(images)
             total += float(loss_of(logits, labels)) * len(labels)
-            right += int((logits.argmax(1) == labels).sum())
-    return total / len(part), right / len(part)
+            said.append(logits.argmax(1))
+    right = torch.cat(said) == part.labels
+    recalls = [right[part.labels == label].double().mean() for label in part.labels.unique()]
+    return total / len(part), float(right.double().mean()), float(torch.stack(recalls).mean())
 
 
 def _keep_best(state: State, val_loss: float, recipe: Recipe) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tumorscope.config import Imbalance
+from tumorscope.errors import RecipeError
 from tumorscope.labels import INDEX
 
 
@@ -13,23 +14,30 @@ def oversample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training slices with synthetic ones appended. images uint8 (n, s, s), labels int64 (n,), both of the training part only.
 
-    By imbalanced-learn; see `config.Imbalance` for the methods. A class that has its target already stays as it is.
+    By imbalanced-learn; see `config.Imbalance` for the methods. A class that has its target already stays as it is. Raises
+    `RecipeError` where the method finds no place for a slice.
     """
     wanted = _targets(labels, imbalance)
     if imbalance.method == "none" or not wanted:
         return images, labels
     sampler = _sampler(labels, wanted, imbalance, seed)
-    flat, label = sampler.fit_resample(images.reshape(len(images), -1).astype(np.float32), labels)
+    try:
+        flat, label = sampler.fit_resample(images.reshape(len(images), -1).astype(np.float32), labels)
+    except (ValueError, RuntimeError) as error:  # such as classes so far apart that none has a border
+        raise RecipeError(f"imbalance.method: {imbalance.method} makes nothing here ({error}); try smote") from error
     return np.rint(flat).astype(np.uint8).reshape(-1, *images.shape[1:]), label.astype(labels.dtype)
 
 
 def _sampler(labels: np.ndarray, wanted: dict[int, int], imbalance: Imbalance, seed: int) -> Any:
-    from imblearn.over_sampling import SMOTE, BorderlineSMOTE, RandomOverSampler
+    from imblearn import over_sampling as kinds
 
     if imbalance.method == "random":
-        return RandomOverSampler(sampling_strategy=wanted, random_state=seed)
-    kind = {"smote": SMOTE, "borderline_smote": BorderlineSMOTE}[imbalance.method]
-    return kind(sampling_strategy=wanted, k_neighbors=_neighbours(labels, wanted, imbalance), random_state=seed)
+        return kinds.RandomOverSampler(sampling_strategy=wanted, random_state=seed)
+    neighbours = _neighbours(labels, wanted, imbalance)
+    if imbalance.method == "adasyn":
+        return kinds.ADASYN(sampling_strategy=wanted, n_neighbors=neighbours, random_state=seed)
+    kind = {"smote": kinds.SMOTE, "borderline_smote": kinds.BorderlineSMOTE, "svm_smote": kinds.SVMSMOTE}
+    return kind[imbalance.method](sampling_strategy=wanted, k_neighbors=neighbours, random_state=seed)
 
 
 def _targets(labels: np.ndarray, imbalance: Imbalance) -> dict[int, int]:

@@ -22,7 +22,7 @@ from tumorscope import home
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.errors import InputRejected, RecipeError, RunMismatch
+from tumorscope.errors import InputRejected, LossNotFinite, RecipeError, RunMismatch
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
@@ -77,7 +77,7 @@ def tune(
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core
 
-    Raises `RunMismatch` where the storage holds a search over something else.
+    Raises `RunMismatch` where the storage holds a search over something else, `LossNotFinite` where no trial came to its end.
     """
     base = load_recipe(recipe)
     _need_searchable(base, space)
@@ -298,12 +298,15 @@ def _finish(study: Any, plan: Plan, trial: Any) -> str:
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number}: pruned"
+    except LossNotFinite as error:  # a value of the space that does not train is a finding, and no reason to end
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return f"trial {trial.number}: pruned; {error}"
     study.tell(trial, float(np.mean(values)))
     return f"trial {trial.number}: balanced validation accuracy {np.mean(values):.4f}"
 
 
 def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
-    """Balanced validation accuracy of the recipe trained on a fold; the first fold may be pruned by validation accuracy."""
+    """Balanced validation accuracy of the recipe trained on a fold; the first fold may be pruned by that of its epochs."""
     import optuna
     import torch
     from sklearn.metrics import balanced_accuracy_score
@@ -317,7 +320,7 @@ def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
     def report(row: dict[str, float]) -> None:
         if trial is None:
             return
-        trial.report(row["val_accuracy"], int(row["epoch"]))
+        trial.report(row["val_balanced_accuracy"], int(row["epoch"]))
         if trial.should_prune():
             raise optuna.TrialPruned
 
@@ -330,10 +333,15 @@ def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
 def _write(study: Any, plan: Plan, base: Recipe, out: Path) -> Path:
     from tumorscope.tuning.figures import write_figures
 
+    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    if "complete" not in states:
+        raise LossNotFinite(
+            f"{base.name}: all {len(states)} trials ended before their last epoch; lower the rates of the space, "
+            "or ask for more trials."
+        )
     best = suggested(plan.recipe, plan.space, study.best_trial, f"{base.name}-tuned")
     write_text(out / "best.toml", best.toml())
     write_text(out / "trials.csv", study.trials_dataframe().to_csv(index=False))
-    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     write_json(
         out / "search.json",
         {
