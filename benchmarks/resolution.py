@@ -1,9 +1,9 @@
 """`compact_cnn`'s family at several resolutions under patient-cv: benchmarks/results/resolution.json and .svg.
 
-python benchmarks/resolution.py --data ARCHIVE [--sizes 30 64 96 128] [--epochs N] [--seeds N] [--runs FOLDER]
+python benchmarks/resolution.py --data ARCHIVE [--sizes 30 64 96 128] [--epochs N] [--precision bf16] [--seeds N] [--runs FOLDER]
 
 For every doubling of the side a stage of half the width is put before the others, so that a larger slice meets the same
-network behind it. Everything else is the recipe's, but for the epochs, the same at every size. Finished folds are kept.
+network behind it. Everything else is the recipe's, but for epochs and precision, the same at every size. Finished folds are kept.
 """
 
 import argparse
@@ -30,13 +30,14 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[30, 64, 96, 128])
     parser.add_argument("--epochs", type=int, default=ts.load_recipe("compact_cnn").training.epochs)
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/resolution"))
     arguments = parser.parse_args()
     catalogue = with_pictures(ts.load_catalogue(arguments.data, sizes=(30,)))
     rows: list[dict[str, Any]] = []
     for size in sorted(arguments.sizes):
-        recipe = ts.load_recipe("compact_cnn", at(size, arguments.epochs))
+        recipe = ts.load_recipe("compact_cnn", at(size, arguments.epochs) | {"training.precision": arguments.precision})
         runs = ts.train(recipe, catalogue, "patient-cv", range(arguments.seeds), runs=arguments.runs, resume=True)
         scored = next(row for row in comparison_rows(runs) if row["part"] == "test")
         seconds = [pd.read_csv(file)["seconds"].sum() for run in runs for file in run.glob("fold-*/history.csv")]
@@ -44,7 +45,7 @@ def main() -> None:
         memory = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         rows.append(
             {
-                "epochs": recipe.training.epochs,
+                **{"epochs": recipe.training.epochs, "precision": recipe.training.precision},
                 **{name: scored[name] for name in ("seeds", "accuracy_mean", "accuracy_low", "accuracy_high")},
                 "balanced_accuracy_mean": scored["balanced_accuracy_mean"],
                 **{"size": size, "filters": list(recipe.model.filters), "seconds_a_fold": float(np.mean(seconds))},

@@ -86,7 +86,7 @@ def test_the_table_goes_on_where_it_stopped_and_keeps_a_line_a_row_and_protocol(
     html = page.read_text(encoding="utf-8")
     assert "Two" in html
     assert "f1 glioma</td><td>0.4321</td>" in html
-    assert (tmp_path / "out" / "figures" / "study.svg").exists()
+    assert (tmp_path / "out" / "figures" / "study_other.svg").exists()
 
 
 class Stopped(Exception):

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tumorscope.evaluation.regions import summary
 from tumorscope.evaluation.report import PARTS
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import CLASSES
-from tumorscope.study.rows import Row
+from tumorscope.study.rows import Row, all_rows
 from tumorscope.training.fold import Report
 from tumorscope.training.identity import environment
 from tumorscope.training.runs import read_predictions
@@ -84,24 +85,26 @@ def run_study(
 
 
 def write_study(out: Path) -> Path:
-    """Write study.csv, figure and study.html from study.json; the page's path."""
+    """Write study.csv, a figure a group and study.html from study.json; the page's path."""
     kept = json.loads((out / "study.json").read_text(encoding="utf-8"))
-    table = pd.DataFrame(kept["rows"])
-    if not len(table):
-        return _write_page(out, kept, None)
-    shown = illustrate(
-        out / "figures",
-        "study",
-        study_dots(table),
-        "Test accuracy of every row under each protocol, with the report's figure; the numbers are in the table.",
-        "Filled: ours with 95 % interval. Open: the report's figure on the official test.",
+    group_of = {row.name: row.group for row in all_rows()}
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for line in kept["rows"]:
+        grouped.setdefault(group_of.get(line["row"], "other"), []).append(line)
+    figures = {
+        group: illustrate(
+            out / "figures",
+            f"study_{group}",
+            study_dots(pd.DataFrame(lines)),
+            "Test accuracy of every row under each protocol, with the report's figure; the numbers are in the table.",
+            "Filled: ours with 95 % interval. Open: the report's figure on the official test.",
+        )
+        for group, lines in grouped.items()
+    }
+    write_text(out / "study.csv", pd.DataFrame(kept["rows"]).to_csv(index=False))
+    page = template("study/study.html.j2").render(
+        kept=kept, grouped=grouped, figures=figures, beside=_beside(kept["rows"]), created=_now()
     )
-    write_text(out / "study.csv", table.to_csv(index=False))
-    return _write_page(out, kept, shown)
-
-
-def _write_page(out: Path, kept: dict[str, Any], shown: Any) -> Path:
-    page = template("study/study.html.j2").render(kept=kept, shown=shown, beside=_beside(kept["rows"]), created=_now())
     write_text(out / "study.html", page)
     return out / "study.html"
 
@@ -123,7 +126,7 @@ def _beside(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def study_dots(table: pd.DataFrame) -> Figure:
     """Accuracy with 95 % interval of every row, a colour a protocol; the report's figure as an open circle."""
     titles = list(dict.fromkeys(table["title"]))
-    figure = Figure(figsize=(WIDTH * 1.7, 1.3 + 0.34 * len(titles)))
+    figure = Figure(figsize=(WIDTH * 1.7, 1.3 + 0.36 * len(titles)))
     axes = figure.subplots()
     for protocol, part in table.groupby("protocol", sort=False):
         place = [titles.index(title) + (0.12 if protocol == "patient-cv" else -0.12) for title in part["title"]]
@@ -132,16 +135,17 @@ def study_dots(table: pd.DataFrame) -> Figure:
         colour = _COLOURS.get(str(protocol), GREY)
         axes.errorbar(middle, place, xerr=spread, fmt="o", markersize=5, color=colour, label=str(protocol))
     said = {line.title: line.reported["accuracy"] for line in table.itertuples() if line.reported}
-    axes.plot(
-        list(said.values()),
-        [titles.index(title) for title in said],
-        "o",
-        markerfacecolor="none",
-        markeredgecolor=INK,
-        markersize=8,
-        label="report",
-    )
-    axes.set_yticks(range(len(titles)), titles)
+    if said:
+        axes.plot(
+            list(said.values()),
+            [titles.index(title) for title in said],
+            "o",
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markersize=8,
+            label="report",
+        )
+    axes.set_yticks(range(len(titles)), [textwrap.fill(title, 45) for title in titles])
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy")
     axes.grid(axis="x", alpha=0.25)
