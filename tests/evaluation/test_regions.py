@@ -61,6 +61,23 @@ def test_region_scores_and_their_summary_by_hand():
     assert found["all"]["mask_share"] == 0.025  # 4 and 1 of 100 pixels
 
 
+class Sure(torch.nn.Module):
+    """Evidence is the grey value: above some 17 all probabilities are one in float32."""
+
+    def forward(self, images, regions=False):
+        pixels = torch.zeros(len(images), 4, *images.shape[2:])
+        pixels[:, INDEX["notumor"]] = -images[:, 0].float()
+        return pixels.mean(dim=(2, 3)), pixels
+
+
+def test_the_highest_pixel_is_told_among_those_that_are_sure():
+    images, masks = np.zeros((1, 10, 10), np.uint8), np.zeros((1, 10, 10), np.uint8)
+    images[0, 2], images[0, 7, 7], masks[0, 7, 7] = 40, 60, 255
+    scores = region_scores(Sure(), images, masks, np.array([INDEX["glioma"]]), "cpu")
+    assert scores["pointed"].tolist() == [1]
+    assert scores["peak"].tolist() == [1]
+
+
 @pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])
 def test_slice_answers_are_log_probabilities_and_follow_the_map(model):
     torch.manual_seed(0)

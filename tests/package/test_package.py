@@ -562,18 +562,18 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
 
 
 def test_a_region_is_scored_at_the_slices_own_size():
-    """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4), the highest inside."""
+    """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4); whose peak is inside."""
     mask = np.zeros((16, 24), np.uint8)
     mask[0, 0] = 255
     heat = np.zeros((32, 48), np.uint8)
-    heat[0, :3] = (255, 200, 140)
-    found = _region(heat, OneFile(encoded(mask)), "mask.png")
-    assert found == {
-        **{"pixels": 1536, "region_pixels": 3, "mask_pixels": 4, "pointed": 1},
-        "dice": pytest.approx(4 / 7),
-    }
-    assert _region(heat, OneFile(b""), "") == {"pixels": 1536, "region_pixels": 3}
-    assert _region(None, OneFile(b""), "") == {}
+    heat[0, :3] = 255
+    for peak, pointed in (((0, 1), 1), ((0, 2), 0)):
+        assert _region(heat, peak, OneFile(encoded(mask)), "mask.png") == {
+            **{"pixels": 1536, "region_pixels": 3, "mask_pixels": 4, "pointed": pointed},
+            "dice": pytest.approx(4 / 7),
+        }
+    assert _region(heat, (0, 1), OneFile(b""), "") == {"pixels": 1536, "region_pixels": 3}
+    assert _region(None, None, OneFile(b""), "") == {}
 
 
 class OneFile:

@@ -155,7 +155,7 @@ def _own(module: SliceNetwork, pixels: Tensor, answers: Tensor) -> Tensor:
     with torch.no_grad():
         _, maps, _ = network.explained(module.scale(pixels))
     if isinstance(network, RegionNetwork):
-        return evidence_of(maps).sigmoid()
+        return evidence_of(maps).double().sigmoid()  # in float32 sure pixels would all be one
     return _enlarged(maps[torch.arange(len(maps)), answers].clamp_min(0), pixels.shape[-1])
 
 

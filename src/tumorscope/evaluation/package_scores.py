@@ -66,7 +66,7 @@ def score_package(
             },
             **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
             **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in classifier.package.card["labels"]},
-            **(_region(one.heat, source, item.mask if one.path == item.path else "") if masked else {}),
+            **(_region(one.heat, one.peak, source, item.mask if one.path == item.path else "") if masked else {}),
         }
         for item, sha256, one in _findings(classifier, source, planned, masked, progress)
     ]
@@ -141,9 +141,9 @@ def _together(one: Finding) -> str:
     return readable(volume) if hash_sign and number.isdecimal() else ""
 
 
-def _region(heat: np.ndarray | None, source: Source, mask: str) -> dict[str, float]:
-    """Of one slice: its and its region's pixels; of a tumour with a known mask also the mask's, Dice and pointing."""
-    if heat is None:
+def _region(heat: np.ndarray | None, peak: tuple[int, int] | None, source: Source, mask: str) -> dict[str, float]:
+    """Of one slice: its and its region's pixels; of a known tumour mask also its pixels, Dice, and whether the peak is in it."""
+    if heat is None or peak is None:
         return {}
     region = heat > 127
     found = {"pixels": float(heat.size), "region_pixels": float(region.sum())}
@@ -153,11 +153,10 @@ def _region(heat: np.ndarray | None, source: Source, mask: str) -> dict[str, flo
     if inside.shape != heat.shape:
         grown = Image.fromarray(inside).resize(heat.shape[::-1], Image.Resampling.NEAREST)
         inside = np.asarray(grown)
-    highest = heat == heat.max()
     return {
         **found,
         **{"mask_pixels": float(inside.sum()), "dice": float(dice(region[None], inside[None])[0])},
-        "pointed": float(inside[highest].mean()),
+        "pointed": float(inside[peak]),
     }
 
 

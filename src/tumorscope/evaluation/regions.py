@@ -18,13 +18,17 @@ SIZES = (0.0, 0.005, 0.015, 0.04, 1.0)
 
 def region_maps(module: "nn.Module", images: "Tensor") -> "Tensor":
     """Probability of tumour of every pixel, float32 (n, s, s) on the CPU, of uint8 images (n, 1, s, s)."""
+    return _evidence(module, images).sigmoid()
+
+
+def _evidence(module: "nn.Module", images: "Tensor") -> "Tensor":
+    """Log odds in the place of `region_maps`; they keep their order where probabilities round to one."""
     import torch
 
     from tumorscope.models.regions import evidence_of
 
     with torch.inference_mode():
-        maps = [evidence_of(module(batch, regions=True)[1]).sigmoid() for batch in images.split(BATCH)]
-    return torch.cat(maps).cpu()
+        return torch.cat([evidence_of(module(batch, regions=True)[1]) for batch in images.split(BATCH)]).cpu()
 
 
 def region_scores(
@@ -40,19 +44,19 @@ def region_scores(
         return pd.DataFrame(columns=["mask_pixels", "region_pixels", "dice", "pointed", "peak"])
     import torch
 
-    maps = region_maps(module, torch.from_numpy(np.array(images)[:, None]).to(device)).numpy()
+    evidence = _evidence(module, torch.from_numpy(np.array(images)[:, None]).to(device))
+    maps, highest = evidence.sigmoid().numpy(), evidence.flatten(1).argmax(1).numpy()
     inside, known = masks == INSIDE, ~(masks == UNKNOWN).any(axis=(1, 2))
     regions = maps > 0.5
     tumour = known & (labels != INDEX["notumor"]) & inside.any(axis=(1, 2))
-    flat = maps.reshape(len(maps), -1)
-    pointed = inside.reshape(len(maps), -1)[np.arange(len(maps)), flat.argmax(1)]
+    pointed = inside.reshape(len(maps), -1)[np.arange(len(maps)), highest]
     return pd.DataFrame(
         {
             "mask_pixels": np.where(known, inside.sum(axis=(1, 2)), np.nan),
             "region_pixels": regions.sum(axis=(1, 2)),
             "dice": np.where(tumour, dice(regions, inside), np.nan),
             "pointed": np.where(tumour, pointed.astype(float), np.nan),
-            "peak": flat.max(1),
+            "peak": maps.max(axis=(1, 2)),
         }
     )
 

@@ -26,6 +26,7 @@ class Finding:
     probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
     reasons : for a refusal, a warning or an error; series : the same for slices of one DICOM series, "" for what is none
     heat : uint8 (h, w) over the slice, where it was asked for; place : see `Slice`
+    peak : row and column of the map's highest pixel before it is rounded to 256 levels, of which sure maps fill the last
     """
 
     path: str
@@ -38,6 +39,7 @@ class Finding:
     series: str = ""
     heat: np.ndarray | None = None
     grey: np.ndarray | None = None
+    peak: tuple[int, int] | None = None
     place: tuple[Grid, int] | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -155,6 +157,7 @@ class Classifier:
                 continue
             best = int(chance.argmax())
             reasons = (*ready.warned, *verdict.warned)
+            shown, peak = self._heat(activation, best, one.grey) if heat else (None, None)
             found.append(
                 _finding(
                     one,
@@ -163,8 +166,9 @@ class Classifier:
                     probabilities={name: float(value) for name, value in zip(card["labels"], chance, strict=True)},
                     prediction_set=prediction_set(chance, limits, card["labels"]),
                     reasons=reasons,
-                    heat=self._heat(activation, best, one.grey) if heat else None,
+                    heat=shown,
                     grey=one.grey if heat else None,
+                    peak=peak,
                 )
             )
         return found
@@ -180,32 +184,40 @@ class Classifier:
             raise PackageMismatch(f"model.onnx of {self.package.card['name']}: answers that are no numbers. {AGAIN}")
         return list(found)
 
-    def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> np.ndarray:
-        """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation."""
-        from PIL import Image
+    def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation; its peak."""
 
         free = self.package.card["labels"].index("notumor")
         if self.package.card["map"] == "regions":
             others = np.delete(maps, free, axis=0)
             top = others.max(0)
-            evidence = top + np.log(np.exp(others - top).sum(0)) - maps[free]
-            values = 1 / (1 + np.exp(-np.clip(evidence, -30, 30)))
+            # Log odds keep their order where probabilities round to one.
+            order = top + np.log(np.exp(others - top).sum(0)) - maps[free]
+            values = 1 / (1 + np.exp(-np.clip(order, -30, 30)))
         else:
-            values = np.maximum(maps[best], 0)
-            values = values / max(float(values.max()), 1e-6)
+            order = np.maximum(maps[best], 0)
+            values = order / max(float(order.max()), 1e-6)
+        heat = np.round(self._laid(values, grey, 0).clip(0, 1) * 255).astype(np.uint8)
+        highest = int(self._laid(order, grey, -np.inf).argmax())
+        return heat, (highest // grey.shape[1], highest % grey.shape[1])
+
+    def _laid(self, values: np.ndarray, grey: np.ndarray, outside: float) -> np.ndarray:
+        """Values (s, s) over what the network saw of the slice (h, w), enlarged to it, float32 (h, w); `outside` elsewhere."""
+        from PIL import Image
+
         height, width = grey.shape
         top_row, left, side = (0, 0, 0)
         if self.package.card["input"]["crop"] == "head":
             top_row, left, side = head_square(grey)
         size = (side, side) if side else (width, height)
         big = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-        heat = np.zeros((height, width), np.float32)
+        laid = np.full((height, width), outside, np.float32)
         rows, columns = (
             np.arange(max(0, start), min(limit, start + length))
             for start, limit, length in ((top_row, height, big.shape[0]), (left, width, big.shape[1]))
         )
-        heat[np.ix_(rows, columns)] = big[np.ix_(rows - top_row, columns - left)]
-        return np.round(heat.clip(0, 1) * 255).astype(np.uint8)
+        laid[np.ix_(rows, columns)] = big[np.ix_(rows - top_row, columns - left)]
+        return laid
 
 
 def calibrated(logits: np.ndarray, temperature: float = 1.0, offsets: np.ndarray | float = 0.0) -> np.ndarray:
