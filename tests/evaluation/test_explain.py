@@ -16,7 +16,8 @@ from tumorscope.config import load_recipe
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import RunMismatch
-from tumorscope.evaluation.explain import CHANCE, RANDOM, SHARES, blur, curves, explain_run, explanation
+from tumorscope.evaluation.explain import BLUR, CHANCE, RANDOM, SHARES, curves, explain_run, explanation
+from tumorscope.transforms.augment import blurred
 
 
 class Corner(nn.Module):
@@ -40,20 +41,9 @@ def test_deletion_and_insertion_know_the_place_that_counts():
     # The opposite map changes the corner only in the last step: from share 0.7 on.
     full = float(torch.sigmoid(torch.tensor(10.0)))
     with torch.no_grad():
-        corners = [blur(pixels)] if SHARES[-2] <= 0.75 else []
+        corners = [blurred(pixels, torch.tensor([BLUR * 10]))] if SHARES[-2] <= 0.75 else []
         gone = float(Corner()(corners[0]).softmax(1)[0, 0])
     assert worst_deletion[0] == pytest.approx(0.7 * full + 0.3 * (full + gone) / 2, abs=1e-4)
-
-
-def test_a_blurred_slice_keeps_its_mean_and_loses_its_edges():
-    flat = torch.full((1, 1, 20, 20), 90.0)
-    torch.testing.assert_close(blur(flat), flat)
-    point = torch.zeros(1, 1, 41, 41)
-    point[..., 20, 20] = 100
-    spread = blur(point)
-    assert float(spread.sum()) == pytest.approx(100, rel=1e-4)
-    assert float(spread.max()) < 2
-    torch.testing.assert_close(spread, spread.flip(3))
 
 
 def test_means_are_over_slices_and_chance_is_the_share_of_the_mask():

@@ -34,6 +34,7 @@ from tumorscope.models.residual import ResidualNetwork
 from tumorscope.training.identity import environment
 from tumorscope.training.network import SliceNetwork, load_network
 from tumorscope.training.runs import facts_of, masks_of, read_predictions
+from tumorscope.transforms.augment import blurred
 
 Progress = Callable[[int, int], None]
 #: Methods of torch-cam by name, and what a row without a network is called.
@@ -41,6 +42,8 @@ METHODS = {"Grad-CAM": "GradCAM", "Grad-CAM++": "GradCAMpp", "XGrad-CAM": "XGrad
 OWN, CHANCE, RANDOM = "own map", "chance", " (random weights)"
 #: Shares of a slice's pixels that are blurred or brought back; fine at first, since tumours are small.
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+#: Standard deviation of the blur in sides of the slice: what is left when a place tells nothing.
+BLUR = 0.1
 BATCH = 32
 
 
@@ -202,27 +205,16 @@ def _scored(
 
 def curves(module: nn.Module, pixels: Tensor, heat: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Areas under the answer's probability while pixels are blurred, and brought back, highest first; float (n,) each."""
-    blurred = blur(pixels)
+    spread = blurred(pixels, torch.full((len(pixels),), BLUR * pixels.shape[-1]))
     places = (
         heat.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).view(pixels.shape) / heat[0].numel()
     )
     with torch.no_grad():
         answers = module(pixels).argmax(1)
-        gone = [_chance(module, torch.where(places < share, blurred, pixels), answers) for share in SHARES]
-        back = [_chance(module, torch.where(places < share, pixels, blurred), answers) for share in SHARES]
+        gone = [_chance(module, torch.where(places < share, spread, pixels), answers) for share in SHARES]
+        back = [_chance(module, torch.where(places < share, pixels, spread), answers) for share in SHARES]
     deletion, insertion = (np.trapezoid(np.stack(several), SHARES, axis=0) for several in (gone, back))
     return deletion, insertion
-
-
-def blur(pixels: Tensor) -> Tensor:
-    """Slices (n, 1, s, s) after a Gaussian of a tenth of the side: what is left when a place tells nothing."""
-    side = pixels.shape[-1]
-    reach = max(1, round(0.2 * side))
-    steps = torch.arange(-reach, reach + 1, dtype=pixels.dtype)
-    weight = torch.exp(-0.5 * (steps / (0.1 * side)) ** 2)
-    weight = weight / weight.sum()
-    spread = F.conv2d(F.pad(pixels, (reach, reach, 0, 0), mode="replicate"), weight[None, None, None])
-    return F.conv2d(F.pad(spread, (0, 0, reach, reach), mode="replicate"), weight[None, None, :, None])
 
 
 def _chance(module: nn.Module, pixels: Tensor, answers: Tensor) -> np.ndarray:

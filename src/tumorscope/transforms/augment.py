@@ -83,7 +83,7 @@ def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
     if drawn.curve is not None:
         batch = _through_curve(batch, drawn.curve.to(device))
     if drawn.blur is not None:
-        batch = _blurred(batch, drawn.blur.to(device))
+        batch = blurred(batch, drawn.blur.to(device))
     if drawn.noise is not None:
         batch = batch + WHITE * drawn.noise.to(device)
     if drawn.cutout is not None:
@@ -152,7 +152,7 @@ def _through_curve(batch: Tensor, curve: Tensor) -> Tensor:
     return WHITE * (low + (high - low) * (place - below))
 
 
-def _blurred(batch: Tensor, deviation: Tensor) -> Tensor:
+def blurred(batch: Tensor, deviation: Tensor) -> Tensor:
     """Each slice (n, 1, s, s) under a Gaussian of its own standard deviation (n,) in pixels, edges repeated."""
     reach = max(1, math.ceil(2.5 * float(deviation.max())))
     steps = torch.arange(-reach, reach + 1, device=batch.device)
