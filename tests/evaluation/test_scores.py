@@ -262,16 +262,47 @@ def test_presence_is_scored_at_the_threshold_that_is_best_on_validation_slices()
         *(("test", "glioma", 0.7), ("test", "glioma", 0.54), ("test", "notumor", 0.1)),
     ]
     predictions = pd.DataFrame(
-        [{"part": part, "label": label, "p_notumor": 1 - tumour, "fold": 0} for part, label, tumour in rows]
+        [
+            {"part": part, "label": label, "p_notumor": 1 - tumour, "fold": 0, "path": f"{tumour}.png"}
+            for part, label, tumour in rows
+        ]
     )
     found = presence_at_threshold(predictions)
     assert found["threshold"] == pytest.approx(0.55)
     assert (found["sensitivity"], found["specificity"]) == (0.5, 1.0)
-    assert presence_at_threshold(predictions[predictions["label"] != "notumor"])["threshold"] is None
+    unknown = presence_at_threshold(predictions[predictions["label"] != "notumor"])
+    assert (unknown["threshold"], unknown["sensitivity"], unknown["specificity"]) == (None, None, None)
+    assert np.isnan(unknown["intervals"]["sensitivity"]).all()
     # A second network that says the same on another scale has a threshold of its own, and changes nothing.
     lower = predictions.assign(fold=1, p_notumor=1 - (1 - predictions["p_notumor"]) / 10)
     both = presence_at_threshold(pd.concat([predictions, lower], ignore_index=True))
-    assert both == {"threshold": pytest.approx((0.55 + 0.055) / 2), "sensitivity": 0.5, "specificity": 1.0}
+    assert both["threshold"] == pytest.approx((0.55 + 0.055) / 2)
+    assert (both["sensitivity"], both["specificity"]) == (0.5, 1.0)
+
+
+def test_intervals_at_the_threshold_are_over_patients_and_pool_the_seeds(tmp_path):
+    """Two test patients, ten tumours each: all of one found, none of the other. Drawn as slices, 0.5 would lie in 0.3 to 0.7.
+
+    A second seed finds all: of the mean over seeds 0.75 the patients have 1 and 0.5.
+    """
+    from tumorscope.evaluation.evaluate import pooled_threshold_intervals, presence_at_threshold
+
+    held = [("validation", "glioma", 0.6, "v"), ("validation", "notumor", 0.4, "w")]
+    runs = []
+    for seed, missed in enumerate((0.3, 0.8)):
+        tested = [("test", "glioma", chance, who) for chance, who in ((0.9, "a"), (missed, "b")) for _ in range(10)]
+        free = [("test", "notumor", 0.1, who) for who in "ab"]
+        rows = [
+            {"part": part, "label": label, "p_notumor": 1 - tumour, "fold": 0, "patient": who, "path": f"{n}.png"}
+            for n, (part, label, tumour, who) in enumerate([*held, *tested, *free])
+        ]
+        runs.append(tmp_path / f"run-s{seed}")
+        runs[-1].mkdir()
+        pd.DataFrame(rows).to_csv(runs[-1] / "predictions.csv", index=False)
+    first = presence_at_threshold(pd.read_csv(runs[0] / "predictions.csv"))
+    assert first["sensitivity"] == 0.5
+    assert first["intervals"] == {"sensitivity": (0, 1), "specificity": (1, 1)}
+    assert pooled_threshold_intervals(runs) == {"sensitivity": (0.5, 1), "specificity": (1, 1)}
 
 
 def test_a_memoriser_of_other_slices_does_not_stand_beside_a_run(tmp_path):

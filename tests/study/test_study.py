@@ -78,6 +78,11 @@ def test_the_table_goes_on_where_it_stopped_and_keeps_a_line_a_row_and_protocol(
     assert lines[3]["recall_glioma"] == scores["test"]["per_class"]["glioma"]["recall"]
     assert lines[3]["validation_accuracy"] == scores["validation"]["accuracy"]
     assert lines[3]["memoriser_accuracy"] == scores["memoriser"]["test"]["accuracy"]
+    at = "sensitivity_at_threshold"
+    assert lines[3][at] == scores["presence_at_threshold"]["sensitivity"]
+    assert [lines[3][f"{at}_low"], lines[3][f"{at}_high"]] == scores["presence_at_threshold"]["intervals"][
+        "sensitivity"
+    ]
     assert len(said) == 6
     assert "against" not in lines[0]
     assert lines[3]["against"]["row"] == "one"

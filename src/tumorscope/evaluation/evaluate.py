@@ -11,7 +11,7 @@ import pandas as pd
 from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.intervals import bootstrap, paired_difference
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row
-from tumorscope.evaluation.scores import flat, score
+from tumorscope.evaluation.scores import PROBABILITIES, flat, score
 from tumorscope.files import write_json
 from tumorscope.protocols import PROTOCOLS
 from tumorscope.training.runs import read_predictions
@@ -49,11 +49,32 @@ def memoriser_of(run: Path) -> pd.DataFrame | None:
     return floor if ours == theirs else None
 
 
-def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, float | None]:
+def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, Any]:
     """Tumour or none at each fold's threshold on 1 - p_notumor, which is best on its validation part: sensitivity and
-    specificity of the test parts together, and the mean threshold; None where a part lacks one of the two.
+    specificity of the test parts together, their 95 % intervals, and the mean threshold; None where a part lacks one of the two.
 
     Folds are other networks, and validation slices of one are test slices of another: so each has its own threshold.
+    The intervals resample test patients; thresholds stay as chosen.
+    """
+    thresholds, called = _called(predictions)
+    tumour = called["label"] != "notumor"
+    said = called["p_notumor"] == 0
+    return {
+        "threshold": float(np.mean(thresholds)) if thresholds else None,
+        "sensitivity": float(said[tumour].mean()) if tumour.any() else None,
+        "specificity": float((~said)[~tumour].mean()) if (~tumour).any() else None,
+        "intervals": _presence_intervals(called),
+    }
+
+
+def pooled_threshold_intervals(runs: Sequence[Path]) -> dict[str, Interval]:
+    """Those of `presence_at_threshold` around the mean over seeds: patients are resampled with all their predictions."""
+    return _presence_intervals(pd.concat([_called(read_predictions(run))[1] for run in runs], ignore_index=True))
+
+
+def _called(predictions: pd.DataFrame) -> tuple[list[float], pd.DataFrame]:
+    """Thresholds by fold, and the test slices with what they were called at them as probabilities of 0 and 1; none of
+    either where a validation part lacks tumours or tumour-free slices.
     """
     chance, tumour = 1 - predictions["p_notumor"], predictions["label"] != "notumor"
     held, tested = predictions["part"] == "validation", predictions["part"] == "test"
@@ -61,14 +82,20 @@ def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, float | None]:
     for _, rows in predictions.groupby("fold").groups.items():
         mine = predictions.index.isin(rows)
         if tumour[held & mine].nunique() < 2:
-            return dict.fromkeys(("threshold", "sensitivity", "specificity"))
+            return [], predictions.iloc[:0]
         thresholds.append(_best_threshold(chance[held & mine & tumour], chance[held & mine & ~tumour]))
         said[mine] = chance[mine] > thresholds[-1]
-    return {
-        "threshold": float(np.mean(thresholds)),
-        "sensitivity": float(said[tested & tumour].mean()) if (tested & tumour).any() else None,
-        "specificity": float((~said)[tested & ~tumour].mean()) if (tested & ~tumour).any() else None,
-    }
+    # Which tumour is not asked, so that any kind will do.
+    calls = dict.fromkeys(PROBABILITIES, 0.0) | {"p_glioma": said * 1.0, "p_notumor": ~said * 1.0}
+    return thresholds, predictions.assign(**calls)[tested]
+
+
+def _presence_intervals(called: pd.DataFrame) -> dict[str, Interval]:
+    names = ("sensitivity", "specificity")
+    if called.empty:
+        return dict.fromkeys(names, (np.nan, np.nan))
+    found = bootstrap(called, metrics=[f"presence_{name}" for name in names])
+    return {name: found[f"presence_{name}"] for name in names}
 
 
 def _best_threshold(ill: pd.Series, well: pd.Series) -> float:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import DataNotFound
-from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run, pooled_test
+from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run, pooled_test, pooled_threshold_intervals
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.intervals import paired_difference
 from tumorscope.evaluation.pages import illustrate, template
@@ -165,9 +165,11 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         line |= {metric: scored.get(f"{metric}_mean"), f"{metric}_sd": scored.get(f"{metric}_sd")}
     line |= {"validation_accuracy": held_out["accuracy_mean"], "validation_accuracy_sd": held_out["accuracy_sd"]}
     at = [evaluate_run(run)["presence_at_threshold"] for run in runs]
+    ends = pooled_threshold_intervals(runs)
     for metric in ("sensitivity", "specificity"):
         known = [one[metric] for one in at if one[metric] is not None]
         line[f"{metric}_at_threshold"] = float(np.mean(known)) if known else None
+        line |= dict(zip((f"{metric}_at_threshold_low", f"{metric}_at_threshold_high"), ends[metric], strict=True))
     regions = [pd.read_csv(run / "regions.csv") for run in runs if (run / "regions.csv").exists()]
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
