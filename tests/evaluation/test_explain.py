@@ -1,6 +1,7 @@
 """Heat maps against masks: pointing, energy, deletion and insertion by hand, and a run explained through the command."""
 
 import json
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,38 @@ def test_a_perfect_map_points_at_every_tumour(phantom, monkeypatch):
     assert (best["pointing"] == 1).all()
     assert best["energy"].to_numpy() == pytest.approx(1)
     assert (best["label"] != "notumor").all()
+
+
+def test_an_external_run_is_explained_on_the_other_set_whose_masks_alone_are_needed(phantom, tmp_path):
+    """Trained on a set without masks, with none of figshare's at hand; each tested slice has its own mask and not another's."""
+    archive, _, _ = phantom
+    with zipfile.ZipFile(archive) as read, zipfile.ZipFile(tmp_path / "plain.zip", "w") as plain:
+        for name in read.namelist():
+            if "mask" not in name and name != "metadata.csv":
+                plain.writestr(name, read.read(name))
+    other = write_phantom(tmp_path / "other.zip", patients_per_class=3, slices_per_patient=3, size=96, seed=7)
+    runner, sets = CliRunner(), ["--data", str(tmp_path / "plain.zip"), "--test-data", str(other)]
+    recipe = ["baseline_cnn", "--set", "training.epochs=1", "--set", "input.size=48"]
+    trained = runner.invoke(app, ["train", *recipe, *sets, "--runs", str(tmp_path)])
+    assert trained.exit_code == 0, trained.output
+    run = tmp_path / "baseline_cnn-external-other-s0"
+    answer = runner.invoke(app, ["explain", str(run), *sets, "--slices", "50"])
+    assert answer.exit_code == 0, answer.output
+    table = pd.read_csv(run / "explain.csv")
+    chance = table[table["method"] == CHANCE]
+    expected = load_catalogue(other)
+    share = dict(zip("other:" + expected.table["path"], expected_shares(expected, 48), strict=True))
+    assert len(chance) == (expected.table["label"] != "notumor").sum()
+    assert chance["mask_share"].to_numpy() == pytest.approx([share[path] for path in chance["path"]])
+    alone = runner.invoke(app, ["explain", str(run), "--data", str(tmp_path / "plain.zip")])
+    assert isinstance(alone.exception, RunMismatch)
+    assert "--test-data too" in str(alone.exception)
+
+
+def expected_shares(catalogue, size):
+    from tumorscope.data.masks import INSIDE, masks
+
+    return (np.load(masks(catalogue, size)) == INSIDE).mean(axis=(1, 2))
 
 
 def test_another_set_is_refused(phantom, tmp_path, monkeypatch):

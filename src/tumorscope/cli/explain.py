@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tumorscope.cli.common import ClassesOption, DataOption, counting, open_catalogue
+from tumorscope.cli.common import ClassesOption, DataOption, TestDataOption, counting, open_joined
 from tumorscope.cli.evaluate import short
 
 
@@ -14,6 +14,7 @@ def explain(
     data: DataOption = None,
     slices: Annotated[int, typer.Option(min=1, help="Tumour slices of the test part, spread over it.")] = 200,
     classes: ClassesOption = None,
+    test_data: TestDataOption = None,
 ) -> None:
     """Compare a run's own heat map with Grad-CAM and others, against tumour masks, chance and random weights.
 
@@ -26,7 +27,7 @@ def explain(
     from tumorscope.evaluation.explain import explain_run, explanation
     from tumorscope.evaluation.explain import write as write_explanation
 
-    catalogue = open_catalogue(data, classes, (load_recipe(run / "recipe.toml").input.size,))
+    catalogue = open_joined(data, test_data, classes, (load_recipe(run / "recipe.toml").input.size,))
     with counting("Slices") as progress:
         found, sheets = explain_run(run, catalogue, slices, progress)
     result = explanation(found)

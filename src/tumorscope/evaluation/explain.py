@@ -52,6 +52,7 @@ def explain_run(
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """A row a tumour slice and method, of at most `slices` test slices spread over the run; and overlays of the first few.
 
+    catalogue : that of the run; of an external run the joined one, of which the other set alone need have masks
     Columns: path, label, method, mask_share, pointing, energy, deletion, insertion.
     Raises `RunMismatch` for another set or a network without convolutions over places, `DataNotFound` without masks.
     """
@@ -120,9 +121,15 @@ def write(run: Path, table: pd.DataFrame, sheets: list[np.ndarray], result: dict
 def _tumours(
     run: Path, recipe: Recipe, catalogue: Catalogue, count: int
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Test slices with a known tumour mask, spread over the run (row in the catalogue, path, label, fold); all pixels, masks."""
+    """Test slices with a known tumour mask, spread over the run (row, path, label, fold); pixels and masks of all rows.
+
+    Rows are those of the catalogue, or of the set that a joined one tests on.
+    """
     table = read_predictions(run)
-    place = {path: row for row, path in enumerate(catalogue.table["path"])}
+    paths = catalogue.table["path"]
+    if catalogue.parts:
+        paths, catalogue = paths.iloc[-len(catalogue.parts[1].table) :], catalogue.parts[1]
+    place = {path: row for row, path in enumerate(paths)}
     table = table[(table["part"] == "test") & (table["label"] != "notumor")]
     table = table.assign(row=table["path"].map(place)).reset_index(drop=True)
     masks = np.load(masks_of(recipe, catalogue), mmap_mode="r")

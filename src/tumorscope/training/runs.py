@@ -189,7 +189,10 @@ def facts_of(run: Path, catalogue: Catalogue) -> dict[str, Any]:
     """environment.json of a run folder; raises `RunMismatch` where the run is of other data than the catalogue's."""
     facts: dict[str, Any] = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     if facts["data"]["digest"] != catalogue.digest:
-        raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data.")
+        raise RunMismatch(
+            f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data, and --test-data "
+            "too for a run under external."
+        )
     return facts
 
 
