@@ -1,7 +1,9 @@
 """Region models through the whole way: masks from the data or from their figshare twins, training, scores, resume."""
 
+import hashlib
 import io
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -15,7 +17,7 @@ from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.masks import INSIDE, UNKNOWN, masks
 from tumorscope.data.phantom import write_phantom
-from tumorscope.errors import DataNotFound, RecipeError
+from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.evaluation.augmentation import augmentation_page
 
 TINY = {
@@ -41,6 +43,32 @@ def test_masks_of_the_data_are_those_of_the_files(phantom):
         else:
             file = np.asarray(Image.open(io.BytesIO(source.read(name)))) > 127
             np.testing.assert_array_equal(found[row] == INSIDE, file)
+
+
+def test_a_mask_is_known_by_its_bytes_and_refused_when_they_change(phantom, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    with zipfile.ZipFile(phantom.origin) as archive:
+        archive.extractall(tmp_path / "set")
+    found = load_catalogue(tmp_path / "set")
+    named = found.table[found.table["mask"] != ""]
+    digests = [hashlib.sha256((tmp_path / "set" / name).read_bytes()).hexdigest() for name in named["mask"]]
+    assert named["mask_sha256"].tolist() == digests
+    first = named[named["label"] != "notumor"].iloc[0]
+    Image.new("L", (96, 96), 255).save(tmp_path / "set" / first["mask"])
+    with pytest.raises(InputRejected, match="changed since it was catalogued"):
+        masks(found, 32)
+    again = load_catalogue(tmp_path / "set")
+    assert again.digest == found.digest  # no slice has changed
+    assert (np.load(masks(again, 32))[again.table["path"] == first["path"]] == INSIDE).all()
+
+
+def test_a_catalogue_of_an_earlier_version_is_made_again_and_stays_the_same(phantom, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    found = load_catalogue(phantom.origin)
+    found.table.drop(columns="mask_sha256").to_csv(found.folder / "catalogue.csv", index=False)
+    again = load_catalogue(phantom.origin)
+    pd.testing.assert_frame_equal(again.table, found.table)
+    assert (again.digest, again.folder) == (found.digest, found.folder)
 
 
 def test_a_cropped_mask_lies_where_the_cropped_tumour_lies(phantom):
@@ -94,6 +122,23 @@ def test_slices_get_the_mask_of_their_figshare_twin_turned_as_they_lie(phantom, 
             np.testing.assert_array_equal(found[row], ours[twin][:, ::-1])
             tumours += 1
     assert tumours == 54
+
+
+def test_twins_masks_are_those_of_the_sets_content_wherever_it_lies(twins, tmp_path):
+    plain, figshare = twins
+    shutil.copy(figshare, tmp_path / "elsewhere.zip")
+    assert masks(plain, 24, figshare=tmp_path / "elsewhere.zip") == masks(plain, 24, figshare=figshare)
+    with zipfile.ZipFile(figshare) as whole, zipfile.ZipFile(tmp_path / "elsewhere.zip", "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name.startswith("masks/"):
+                buffer = io.BytesIO()
+                Image.new("L", Image.open(io.BytesIO(content)).size, 255).save(buffer, "PNG")
+                content = buffer.getvalue()
+            changed.writestr(name, content)
+    other = np.load(masks(plain, 24, figshare=tmp_path / "elsewhere.zip"))
+    assert (other[plain.table["label"] != "notumor"] == INSIDE).all()
+    assert not (np.load(masks(plain, 24, figshare=figshare)) == INSIDE).all(axis=(1, 2)).any()
 
 
 def test_without_any_mask_a_region_model_is_refused_with_the_remedy(twins, tmp_path):

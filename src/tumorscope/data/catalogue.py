@@ -24,12 +24,12 @@ from tumorscope.files import replacing, write_json
 
 COLUMNS = (
     *("path", "label", "split", "source", "patient", "picture", "sha256", "pixels_sha256", "width", "height"),
-    *("mode", "format", "bytes", "quantisation", "mask", "plane", "patient_group", "fold"),
+    *("mode", "format", "bytes", "quantisation", "mask", "mask_sha256", "plane", "patient_group", "fold"),
 )
 #: Raised when a row or a pixel would come out differently, so that older caches are not taken for new ones.
 FORMAT = 2
 #: What is known of a slice beside its bytes; where one of these changes, a joined catalogue is another.
-FACTS = ["path", "label", "split", "source", "patient", "patient_group", "fold", "plane", "mask"]
+FACTS = ["path", "label", "split", "source", "patient", "patient_group", "fold", "plane", "mask", "mask_sha256"]
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 class Catalogue:
     """Slices of one data set.
 
-    table : DataFrame with `COLUMNS`, a row a slice in path order, RangeIndex
+    table : DataFrame with `COLUMNS`, a row a slice in path order, RangeIndex; mask is the path of a tumour mask, or ""
     rejected : DataFrame with path and reason, a row a file that was left out
     folder : where the catalogue and its pixel caches lie
     origin : the archive or folder that the slices are read from
@@ -107,6 +107,7 @@ def _stored(folder: Path, origin: Path) -> Catalogue | None:
         tables = _read(folder / "catalogue.csv"), _read(folder / "rejected.csv")
         catalogue = Catalogue(card["name"], *tables, folder, origin, tuple(card["notices"]))
         whole = (card["digest"], card["rejected"]) == (catalogue.digest, len(catalogue.rejected))
+        whole = whole and set(COLUMNS) <= set(catalogue.table)  # earlier versions knew fewer
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return catalogue if whole else None
@@ -271,10 +272,12 @@ def _read_slice(item: Planned, sizes: tuple[int, ...], crop: str) -> Outcome:
         check(item.member)
         content = _source.read(item.path)
         image = decode(content)
+        mask = _source.read(item.mask) if item.mask else None
     except InputRejected as error:
         return str(error)
     facts: dict[str, object] = {
         "sha256": hashlib.sha256(content).hexdigest(),
+        "mask_sha256": "" if mask is None else hashlib.sha256(mask).hexdigest(),
         "bytes": len(content),
         **{
             name: getattr(image, name)

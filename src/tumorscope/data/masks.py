@@ -13,7 +13,8 @@ import numpy as np
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.decode import crop_like, decode, shrink
-from tumorscope.errors import DataNotFound
+from tumorscope.data.sources import Source, fingerprint, open_source
+from tumorscope.errors import DataNotFound, InputRejected
 from tumorscope.files import replacing
 
 #: Values of a mask pixel: outside and inside a tumour; a slice without a known mask is filled with UNKNOWN.
@@ -25,9 +26,11 @@ SMALL, CONFIRM = 32, 128
 def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | None = None) -> Path:
     """File of uint8 (n, size, size): 0 outside, 255 inside; all 128 for a tumour slice whose mask nobody knows.
 
-    figshare : the figshare set, for slices whose data name no mask. Raises `DataNotFound` where no mask is known at all.
+    figshare : the figshare set, for slices whose data name no mask. Raises `DataNotFound` where no mask is known at all,
+    `InputRejected` where a mask has changed since the data were catalogued.
     """
-    view = f"{size}-{crop}-{figshare.resolve() if figshare else ''}-{catalogue.digest}-{list(catalogue.table['mask'])}"
+    known = fingerprint(open_source(figshare)) if figshare else ""
+    view = f"{size}-{crop}-{known}-{catalogue.digest}-{list(catalogue.table['mask_sha256'])}"
     file = catalogue.folder / f"masks-{hashlib.sha256(view.encode()).hexdigest()[:16]}.npy"
     if not file.exists():
         made = _made(catalogue, size, crop, figshare)
@@ -45,8 +48,8 @@ def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> 
     array = np.where(free, OUTSIDE, UNKNOWN).astype(np.uint8)[:, None, None].repeat(size, 1).repeat(size, 2)
     named = (table["mask"] != "").to_numpy() & ~free
     if named.any():
-        source = catalogue.source()
-        _fill(array, np.flatnonzero(named), catalogue, crop, lambda row: decode(source.read(table["mask"][row])).grey)
+        source, names, digests = catalogue.source(), table["mask"], table["mask_sha256"]
+        _fill(array, np.flatnonzero(named), catalogue, crop, lambda row: _read(source, names[row], digests[row]))
     elif figshare is not None:
         from tumorscope.audit.patients import link, mask_of, read_figshare
 
@@ -62,6 +65,14 @@ def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> 
             "--set regions.masks=PATH"
         )
     return array
+
+
+def _read(source: Source, name: str, sha256: str) -> np.ndarray:
+    """The mask of that name, uint8 (h, w), with the bytes that it was catalogued with."""
+    content = source.read(name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputRejected(name, "other bytes", "changed since it was catalogued", "Import it again.")
+    return decode(content).grey
 
 
 def _fill(
