@@ -2,9 +2,11 @@
 
 import io
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
 from tumorscope.data.cache import path_of, pixels
-from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.catalogue import _context, load_catalogue
 from tumorscope.data.decode import _percentile, crop_to_head, decode
 from tumorscope.errors import DataNotFound, InputRejected
 
@@ -226,3 +228,22 @@ def test_a_slice_without_a_head_is_cropped_to_itself(value):
 def test_the_counted_percentile_is_numpys(values, share):
     grey = np.array(values, np.uint8)
     assert _percentile(grey, share) == pytest.approx(float(np.percentile(grey, 100 * share)))
+
+
+def test_beside_a_library_with_threads_slices_are_read_by_new_processes_and_come_out_the_same(tmp_path, monkeypatch):
+    """A fork of torch's threads waits for ever."""
+    for number in range(40):
+        (tmp_path / "set" / "notumor").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40), 3 * number, np.uint8)).save(tmp_path / "set" / "notumor" / f"{number}.png")
+    tables = []
+    for module in (None, "onnxruntime"):
+        for name in ("torch", "onnxruntime"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        if module:
+            monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        monkeypatch.setattr("tumorscope.data.catalogue.FEW", 1)
+        monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / str(module)))
+        assert (_context().get_start_method() == "spawn") == bool(module)
+        tables.append(load_catalogue(tmp_path / "set").table)
+    assert len(tables[0]) == 40
+    assert tables[0].equals(tables[1])
