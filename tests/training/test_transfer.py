@@ -27,7 +27,7 @@ from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.features import stored_features
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
-from tumorscope.training.pretrain import ORIGIN, need_apart, pretrain
+from tumorscope.training.pretrain import ORIGIN, fold_weights, need_apart, pretrain
 from tumorscope.training.runs import read_predictions
 
 
@@ -98,6 +98,23 @@ def test_stored_features_are_the_networks_own_and_are_made_once(tmp_path):
     # Other weights, another input: other files.
     for other in (recipe(backbone={"head": "improved", "seed": 1}), recipe(backbone={"head": "linear"})):
         assert stored_features(other, slices, tmp_path, "cpu").maps != stored.maps
+
+
+def test_what_a_cpu_and_a_gpu_compute_lies_in_files_of_their_own(tmp_path, monkeypatch):
+    """They differ in their last bits, so that a run must find what its own device made. Names can be told without a GPU."""
+    data, chosen = tiny_catalogue(tmp_path), recipe()
+    slices = input_file(data, chosen.input)
+
+    def stands_in(recipe, images, source, file, device, progress):
+        np.save(file, np.full((len(images), 2, 1, 1, 1), len(device), np.float32))
+
+    monkeypatch.setattr("tumorscope.training.features._compute", stands_in)
+    maps = {device: stored_features(chosen, slices, tmp_path, device).maps for device in ("cpu", "cuda")}
+    assert [np.load(maps[device])[0, 0].item() for device in maps] == [3, 4]
+    monkeypatch.setattr("tumorscope.training.pretrain.pretrain", lambda *_, **__: None)
+    chosen = recipe(backbone={"weights": "pretrain"})
+    asked = (chosen, slices, np.zeros(76), np.arange(8), 0)
+    assert fold_weights(*asked, "cpu", lambda *_: None) != fold_weights(*asked, "cuda", lambda *_: None)
 
 
 def test_texture_is_standardised_with_the_training_part_alone(tmp_path):

@@ -1,6 +1,7 @@
 """Features of a frozen backbone, computed once for every slice (and its mirror) and kept as one memory-mapped file.
 
-The file's name carries everything that decides its content: slices, input contract, backbone, the weights' sha256 and versions.
+The file's name carries everything that decides its content: slices, input contract, backbone, the weights' sha256, versions and
+device, since features of a CPU and of a GPU differ in their last bits.
 """
 
 import hashlib
@@ -78,7 +79,7 @@ def stored_features(
         {
             "slices": slices.name,
             **{"weights": sha256, "format": FORMAT},
-            "timm": load_timm().__version__,
+            **{"timm": load_timm().__version__, "device": device},
             "means": backbone.head in POOLING,
             "views": views(recipe),
         },

@@ -88,6 +88,7 @@ def _enlarged(job: "Job", source: Source, say: Say) -> Path:
             "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
             "seed": job.seed,
             "threads": job.recipe.training.threads,
+            "device": job.device,
         },
     }
     file = job.pixels.parent / f"pixels-mfcn-{_key(facts)}.npy"
@@ -123,6 +124,7 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
             "interest": interest.model_dump(mode="json"),
             "slices": [source.first.name, source.second.name],
             "size": size,
+            "device": job.device,
         },
         "weights": hashlib.sha256((fold / "weights.safetensors").read_bytes()).hexdigest(),
     }

@@ -50,7 +50,7 @@ def fold_weights(
         "pretrain": recipe.pretrain.model_dump(mode="json"),
         **{"slices": slices.name, "rows": hashlib.sha256(np.sort(rows).tobytes()).hexdigest(), "seed": seed},
         **{"timm": load_timm().__version__, "torch": torch.__version__, "threads": recipe.training.threads},
-        "precision": recipe.training.precision,
+        **{"precision": recipe.training.precision, "device": device},
     }
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     file = slices.parent / f"weights-{backbone.name}-{key}.safetensors"
