@@ -1,23 +1,31 @@
 """Backbones of timm below our heads: shapes, what is frozen stays, weights from files and from the hub's cache."""
 
+import hashlib
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tumorscope.config import Backbone, Model, Texture
+from tumorscope.config import Backbone, Model, Texture, parse_recipe
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.models import weights
-from tumorscope.models.backbones import contract_of, load_timm, make_features
+from tumorscope.models.backbones import BackboneNetwork, contract_of, feature_shape, load_timm, make_features
 from tumorscope.models.heads import Head
 from tumorscope.models.registry import build
 from tumorscope.models.weights import read_source, weights_of
 from tumorscope.training.checkpoint import save_weights
+from tumorscope.training.features import stored_features
 
 OURS = ["vgg16", "resnet50", "densenet121"]
 OTHERS = ["mobilenetv3_small_050", "efficientnet_b0", "convnext_atto", "regnety_002", "vit_tiny_patch16_224"]
 SMALL = "resnet10t"
+TRANSFORMER = "vit_tiny_patch16_224"
+#: Pixels a side of the networks that several tests share.
+SIDE = 64
+#: Fewest pixels a side of those that do not pad every halving.
+SMALLEST = {"vgg16": 32, "densenet121": 29, "convnext_atto": 32}
 
 
 def model(name: str, **settings) -> Model:
@@ -61,6 +69,102 @@ def test_a_backbone_answers_and_its_frozen_part_does_not_move(name):
     assert any(not torch.equal(one, other) for one, other in zip(trained, moved, strict=True))
     # Every parameter and every statistic of the backbone belongs to one stage.
     assert sum(len(own(module)) for stage in stages for module in stage) == len(network.features.state_dict())
+
+
+@pytest.fixture(scope="module", params=OURS + OTHERS)
+def shared(request) -> tuple[str, nn.Module]:
+    """Name and features of each network at 64 pixels, drawn at random once for the tests that follow; they leave it as it is."""
+    return request.param, make_features(Backbone(name=request.param, weights="none"), SIDE, None).eval()
+
+
+def test_stored_features_are_timms_own_of_slices_normalised_by_hand(shared, tmp_path, monkeypatch):
+    """Slices and mirrors, in batches of two and a rest; timm's own data configuration says how to normalise."""
+    name, features = shared
+    timm = load_timm()
+    chosen = parse_recipe(
+        {
+            **{"name": "frozen", "input": {"size": SIDE, "normalise": "backbone"}, "augment": {"mirror": 0.5}},
+            "model": {"name": "backbone", "backbone": {"name": name, "weights": "none"}},
+        },
+        "test",
+    )
+    slices = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE)).astype(np.uint8)
+    np.save(tmp_path / "slices.npy", slices)
+    monkeypatch.setattr("tumorscope.training.features.BATCH_PIXELS", 2 * SIDE**2)
+    stored = stored_features(chosen, tmp_path / "slices.npy", tmp_path, "cpu")
+    given = timm.data.resolve_data_config({}, model=features)
+    mean, deviation = (torch.tensor(given[key])[:, None, None] for key in ("mean", "std"))
+    colour = (torch.from_numpy(np.stack([slices, slices[:, :, ::-1]]))[:, :, None] / 255 - mean) / deviation
+    with torch.no_grad():
+        direct = torch.stack([features.forward_features(view) for view in colour], 1)
+    if direct.ndim == 4:  # a transformer's tokens: their mean is its one place
+        direct = direct.mean(2)[..., None, None]
+    assert stored.shape == tuple(direct.shape[2:])
+    largest = direct.abs().max().item()
+    np.testing.assert_allclose(np.load(stored.maps), direct.numpy(), rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_a_frozen_network_stays_bit_for_bit_while_its_head_learns(shared):
+    name, features = shared
+    before = {key: value.clone() for key, value in features.state_dict().items()}
+    network = BackboneNetwork(model(name), features, SIDE, 4).train()
+    head = network.head.dense.weight.clone()
+    groups = network.rate_groups(network)
+    assert [factor for _, factor in groups] == [1.0]
+    logits = network(torch.rand(4, 1, SIDE, SIDE))
+    assert logits.shape == (4, 4)
+    nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    torch.optim.SGD(groups[0][0], lr=0.1).step()
+    assert not torch.equal(network.head.dense.weight, head)
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in features.parameters())
+    for key, value in features.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_weights_of_each_network_come_back_from_a_file_and_one_grey_channel_sums_three(shared, tmp_path):
+    name, three = shared
+    file = tmp_path / "w.safetensors"
+    save_weights(file, {**three.state_dict(), "fc.weight": torch.zeros(2, 2)}, {})  # a classifier beside it is left
+    source = weights_of(Backbone(name=name, weights=f"file:{file}"))
+    assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    again = make_features(Backbone(name=name, weights="none", seed=1), SIDE, source)
+    one = make_features(Backbone(name=name, weights="none", seed=1, channels=1), SIDE, source).eval()
+    mine = one.state_dict()
+    assert list(mine) == list(three.state_dict()) == list(again.state_dict())
+    unlike = [key for key, value in three.state_dict().items() if mine[key].shape != value.shape]
+    for key, value in three.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+        torch.testing.assert_close(mine[key], value.sum(1, keepdim=True) if key in unlike else value)
+    assert len(unlike) == 1
+    grey = torch.rand(2, 1, SIDE, SIDE)
+    with torch.no_grad():
+        expected = three.forward_features(grey.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(one.forward_features(grey), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+
+
+def test_sizes_that_a_network_cannot_take_are_refused_and_no_others(shared):
+    """A recipe's size is 8 at least. Five halvings without padding need 32 pixels; DenseNet pads the first two of its five."""
+    name, features = shared
+    backbone = model(name).backbone
+    if name == TRANSFORMER:
+        for wrong in (24, 50):
+            with pytest.raises(RecipeError, match=f"{name} at {wrong}x{wrong}: its patches are 16 pixels wide"):
+                make_features(backbone, wrong, None)
+        assert feature_shape(make_features(backbone, 16, None), backbone, 16) == (192, 1, 1)
+    elif name in SMALLEST:
+        wrong = SMALLEST[name] - 1
+        with pytest.raises(RecipeError, match=f"{name} does not take {wrong}x{wrong}.*Choose a larger input.size"):
+            feature_shape(features, backbone, wrong)
+        assert feature_shape(features, backbone, SMALLEST[name])[1:] == (1, 1)
+    else:
+        assert feature_shape(features, backbone, 8)[1:] == (1, 1)
+
+
+def test_slices_of_another_size_than_the_network_was_built_for_get_no_answer(shared):
+    name, features = shared
+    network = BackboneNetwork(model(name), features, SIDE, 4).eval()
+    with pytest.raises((RuntimeError, AssertionError), match=r"cannot be multiplied|doesn't match model"):
+        network(torch.rand(1, 1, 32, 32))
 
 
 def own(module: nn.Module) -> list[torch.Tensor]:
@@ -128,22 +232,6 @@ def test_timms_contract_is_the_published_one():
         **{"size": 224, "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)},
         "interpolation": "bilinear",
     }
-
-
-def test_weights_come_back_from_a_file_and_one_grey_channel_sums_three(tmp_path):
-    three = make_features(Backbone(name=SMALL, weights="none", seed=3), 32, None).eval()
-    file = tmp_path / "w.safetensors"
-    save_weights(file, {**three.state_dict(), "fc.weight": torch.zeros(2, 2)}, {})  # a classifier beside it is left
-    source = weights_of(Backbone(name=SMALL, weights=f"file:{file}"))
-    grey = torch.rand(2, 1, 32, 32)
-    again = make_features(Backbone(name=SMALL, weights="none"), 32, source).eval()
-    torch.testing.assert_close(
-        again.forward_features(grey.expand(-1, 3, -1, -1)), three.forward_features(grey.expand(-1, 3, -1, -1))
-    )
-    one = make_features(Backbone(name=SMALL, weights="none", channels=1), 32, source).eval()
-    torch.testing.assert_close(
-        one.forward_features(grey), again.forward_features(grey.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4
-    )
 
 
 def test_weights_of_another_network_are_refused_with_the_keys(tmp_path):
