@@ -31,7 +31,8 @@ class Input(_Part):
     normalise : unit divides by 255; standard takes mean and deviation of the training part; backbone takes those that
     timm states for the backbone
     enlarged_from : pixels a side that slices are shrunk to first, then enlarged to `size` with `filter`; 0 is off
-    filter : mfcn is a network that learns to enlarge on each fold's own training slices, as [super_resolution] says
+    filter : mfcn is a network that learns to enlarge on each fold's own training slices, as [super_resolution] says. A recipe
+    may say backbone, which becomes the interpolation that timm states for the backbone (`parse_recipe`)
     """
 
     size: Annotated[int, Field(ge=8, le=1024)] = 30
@@ -448,11 +449,26 @@ def load_recipe(name: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
 
 
 def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:
-    """Check `content` against the schema; `where` is the file that errors name."""
+    """Check `content` against the schema; `where` is the file that errors name.
+
+    `input.filter = "backbone"` is replaced by what it stands for, so that runs and packages need no timm to know it.
+    """
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_with_filter(content, where))
     except ValidationError as error:
         raise RecipeError("\n".join(_explain(where, item) for item in error.errors())) from None
+
+
+def _with_filter(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """`content` with timm's interpolation for its backbone in the place of `input.filter = "backbone"`."""
+    match content:
+        case {"input": {"filter": "backbone"}, "model": {"backbone": {"name": str(name)}}}:
+            from tumorscope.models.backbones import contract_of
+
+            return {**content, "input": {**content["input"], "filter": contract_of(name).interpolation}}
+        case {"input": {"filter": "backbone"}}:
+            raise RecipeError(f"{where}: input.filter = backbone needs a [model.backbone]")
+    return content
 
 
 def parse_override(text: str) -> tuple[str, Any]:

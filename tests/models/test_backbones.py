@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tumorscope.config import Backbone, Model, Texture, parse_recipe
+from tumorscope.config import Backbone, Model, Texture, load_recipe, parse_recipe
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.models import weights
 from tumorscope.models.backbones import BackboneNetwork, contract_of, feature_shape, load_timm, make_features
@@ -232,6 +232,16 @@ def test_timms_contract_is_the_published_one():
         **{"size": 224, "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)},
         "interpolation": "bilinear",
     }
+
+
+def test_slices_are_enlarged_as_timm_says_for_the_network_where_the_recipe_asks_for_that():
+    """The recipe, and with it run and package, hold the filter by its name: torchvision's VGG16 was trained with bilinear."""
+    asked = {"input.enlarged_from": 30, "input.filter": "backbone"}
+    assert load_recipe("vgg16", asked).input.filter == "bilinear"
+    assert load_recipe("lite0", asked) == load_recipe("lite0", {**asked, "input.filter": "bicubic"})
+    assert 'filter = "bilinear"' in load_recipe("vgg16", asked).toml()
+    with pytest.raises(RecipeError, match=r"fast_cnn.toml: input.filter = backbone needs a \[model.backbone\]"):
+        load_recipe("fast_cnn", {"input.filter": "backbone"})
 
 
 def test_weights_of_another_network_are_refused_with_the_keys(tmp_path):
