@@ -4,10 +4,15 @@ import json
 
 import pytest
 from tests.training.tiny_set import tiny_catalogue
+from typer.testing import CliRunner
 
+from tumorscope.cli.main import app
+from tumorscope.config import Backbone
 from tumorscope.errors import RecipeError
+from tumorscope.models.backbones import make_features
 from tumorscope.study.rows import Row, all_rows, chosen_rows
 from tumorscope.study.table import run_study
+from tumorscope.training.checkpoint import save_weights
 
 
 @pytest.mark.parametrize("row", all_rows(), ids=lambda row: row.name)
@@ -47,6 +52,51 @@ def test_an_unknown_row_is_refused_with_the_known_ones():
         match="row nothing: unknown; choose among report, regions, transfer, interest, super_resolution, baseline",
     ):
         chosen_rows(["best", "nothing"])
+
+
+def test_a_row_whose_weights_are_not_here_is_listed_with_its_command_until_it_is_measured(tmp_path, monkeypatch):
+    """ImageNet weights without cache and network; then with them; then without them again."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    frozen = {"name": "resnet10t", "weights": "imagenet", "head": "pooled"}
+    small = {"input.size": 30, "training.epochs": 1, "model.backbone": frozen}
+    row = Row("transferred", "Weights of ImageNet", "resnet50", small, reported={"accuracy": 0.5})
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, make_features(Backbone(**{**frozen, "weights": "none"}), 30, None).state_dict(), {})
+    catalogue, said = tiny_catalogue(tmp_path / "data"), []
+
+    def study(*protocols: str) -> tuple[dict, str]:
+        runs, out = tmp_path / "runs", tmp_path / "out"
+        page = run_study(catalogue, [row], protocols, 1, runs, out, say=said.append)
+        return json.loads((out / "study.json").read_text()), page.read_text(encoding="utf-8")
+
+    kept, page = study("official", "patient-cv")
+    assert not kept["rows"]
+    assert [(line["row"], line["protocol"], line["reported"]) for line in kept["not_measured"]] == [
+        ("transferred", "official", {"accuracy": 0.5}),
+        ("transferred", "patient-cv", {}),
+    ]
+    line = kept["not_measured"][0]
+    assert line["reason"].startswith("ImageNet weights of resnet10t (timm/resnet10t.c3_in1k) are not in the cache.")
+    assert line["command"] == "tumorscope study run --rows transferred --protocol official"
+    assert f"<code>{line['command']}</code>" in page
+    assert [text.partition(". ")[0] for text in said] == [
+        f"transferred under {protocol}: left out" for protocol in ("official", "patient-cv")
+    ]
+    told = CliRunner().invoke(app, ["study", "show", "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert f"official    not measured here; {line['command']}" in told.output
+    assert study("official")[0]["not_measured"] == kept["not_measured"]  # once, however often it is tried
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tumorscope.models.weights.imagenet", lambda name: weights)
+        measured, page = study("official")
+    assert [(line["row"], line["protocol"]) for line in measured["rows"]] == [("transferred", "official")]
+    assert [line["protocol"] for line in measured["not_measured"]] == ["patient-cv"]
+    assert line["command"] not in page
+
+    again, _ = study("official")
+    assert said[-1].startswith("transferred under official: left out.")
+    assert (again["rows"], again["not_measured"]) == (measured["rows"], measured["not_measured"])
 
 
 @pytest.mark.slow
