@@ -4,6 +4,9 @@ python benchmarks/feature_cache.py --data ARCHIVE [--size 128] [--slices 256] [-
 
 Both trainings see the same `--slices` slices, epochs and seed, in one process one after the other. Then the features of the
 whole set are computed and a head is trained on all of its training slices. Weights are random: time does not depend on them.
+Through the network every slice passes once an epoch, for its features once in all, so that the ratio cannot be much above the
+number of epochs. It falls short of them by the head's own training and by drawing the network, which counts less the more slices
+there are.
 """
 
 import argparse
