@@ -17,9 +17,12 @@ from filelock import FileLock
 from sklearn.metrics import balanced_accuracy_score
 from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
 
-from tumorscope.config import load_recipe
-from tumorscope.errors import RecipeError, RunMismatch
+from tumorscope.config import Backbone, load_recipe
+from tumorscope.errors import RecipeError, RunMismatch, SplitLeak
 from tumorscope.labels import CLASSES
+from tumorscope.models.backbones import make_features
+from tumorscope.training.checkpoint import save_weights
+from tumorscope.training.pretrain import ORIGIN
 from tumorscope.training.runs import read_predictions, train_runs
 from tumorscope.tuning.search import STUDY, _lock, _put_back, _storage, tune
 from tumorscope.tuning.space import Range
@@ -161,6 +164,11 @@ def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
     [
         ("lite0", SPACE, "would compute a frozen backbone anew"),
         ("baseline_cnn", {"input.size": Range(choices=(16, 32))}, "every trial sees the recipe's own slices"),
+        (
+            "resnet10_128",
+            {"model.backbone.weights": Range(choices=("none", "file:w.safetensors"))},
+            "nobody proves a trial's weights apart",
+        ),
     ],
 )
 def test_what_trials_would_leave_out_is_refused(recipe, space, says, tmp_path):
@@ -185,6 +193,22 @@ def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_search_is_refused_weights_that_may_know_its_validation_slices(tmp_path):
+    """Weights learnt on a fold of the same set, and such as a fold would have to learn first."""
+    recipe, file = tmp_path / "tiny.toml", tmp_path / "w.safetensors"
+    drawn = make_features(Backbone(name="resnet10t", weights="none"), 32, None)
+    save_weights(file, drawn.state_dict(), {ORIGIN: json.dumps({"fold": True})})
+    for weights, error, says in (
+        (f"file:{file}", SplitLeak, r"learnt on a fold of this set, which is not proven apart from tiny"),
+        ("pretrain", RecipeError, "a search learns none for its folds"),
+    ):
+        backbone = {"name": "resnet10t", "weights": weights, "unfrozen": 1}
+        recipe.write_text(load_recipe("resnet10_128", {"input.size": 32, "model.backbone": backbone}).toml())
+        with pytest.raises(error, match=says):
+            tune(str(recipe), SPACE, tiny_catalogue(tmp_path), trials=1, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_workers_end_with_their_search(tmp_path):
     """Killed alone, it leaves no worker behind that would go on with trials that the next call puts back."""
     root = Path(__file__).parents[2]

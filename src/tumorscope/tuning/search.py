@@ -77,10 +77,12 @@ def tune(
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core
 
-    Raises `RunMismatch` where the storage holds a search over something else, `LossNotFinite` where no trial came to its end.
+    Raises `RunMismatch` where the storage holds a search over something else, `LossNotFinite` where no trial came to its end,
+    `SplitLeak` for weights that may know its slices.
     """
     base = load_recipe(recipe)
     _need_searchable(base, space)
+    _need_weights(base, catalogue)
     if sampler == "grid":
         trials = min(trials, math.prod(len(values.grid()) for values in space.values()))
     made = folds(protocol, catalogue.table, seed)[:inner_folds]
@@ -127,6 +129,26 @@ def _need_searchable(base: Recipe, space: Space) -> None:
     pixels = [key for key in space if key.startswith("input.") and key != "input.normalise"]
     if pixels:
         raise RecipeError(f"{pixels[0]}: every trial sees the recipe's own slices; take it out of the space")
+    if "model.backbone.weights" in space:
+        raise RecipeError(
+            "model.backbone.weights: nobody proves a trial's weights apart from the set; take it out of the space"
+        )
+
+
+def _need_weights(base: Recipe, catalogue: Catalogue) -> None:
+    """Raise `RecipeError` for weights that a fold would have to learn first, and what `weights_of` and `need_apart` raise."""
+    if base.model.backbone is None:
+        return
+    if base.model.backbone.weights == "pretrain":
+        raise RecipeError(
+            f"{base.name}: model.backbone.weights: a search learns none for its folds; make them with tumorscope pretrain "
+            "and give file:PATH"
+        )
+    from tumorscope.models.weights import weights_of
+    from tumorscope.training.pretrain import need_apart
+
+    if source := weights_of(base.model.backbone):
+        need_apart(source, catalogue)
 
 
 def _open(plan: Plan) -> Any:
