@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from typer.testing import CliRunner
 from tumorscope.api import train
 from tumorscope.audit.apart import apart
 from tumorscope.cli.main import app
-from tumorscope.config import Backbone, Input, parse_recipe
+from tumorscope.config import Backbone, Input, Pretrain, parse_recipe
 from tumorscope.data.cache import input_file, input_pixels
 from tumorscope.data.decode import as_input
 from tumorscope.data.folder import read_pictures
-from tumorscope.errors import RecipeError, RunMismatch, SplitLeak, TumorscopeError
+from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch, SplitLeak, TumorscopeError
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
 from tumorscope.models.weights import read_source
@@ -28,7 +29,7 @@ from tumorscope.training.features import stored_features
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
 from tumorscope.training.pretrain import ORIGIN, fold_weights, need_apart, pretrain
-from tumorscope.training.runs import read_predictions
+from tumorscope.training.runs import read_predictions, train_runs
 
 
 def recipe(name: str = "frozen", backbone: dict | None = None, **more):
@@ -156,11 +157,36 @@ def test_weights_of_a_fold_do_not_know_its_validation_and_test_slices(method, tm
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
-def test_pretraining_goes_on_where_it_stopped(tmp_path):
-    chosen = recipe(pretrain={"method": "simclr", "epochs": 3, "batch_size": 16})
-    images = drawn()[0]
+def test_under_cross_validation_each_fold_learns_weights_on_its_own_training_slices(tmp_path, monkeypatch):
+    """What each fold's pretraining is given, and whose weights its head lies on; the learning itself is stood in for."""
+    chosen = recipe("learnt", {"weights": "pretrain"}, training={"epochs": 1, "batch_size": 64})
+    data = tiny_catalogue(tmp_path / "data")
+    slices = np.array(input_pixels(data, chosen.input))
+    given: dict[str, np.ndarray] = {}
+
+    def stands_in(recipe, images, labels, file, header, *, seed, device, progress):
+        drawn = make_features(Backbone(name="resnet10t", weights="none", seed=len(given)), 32, None)
+        save_weights(file, drawn.state_dict(), header)
+        given[str(file)] = images
+
+    monkeypatch.setattr("tumorscope.training.pretrain.pretrain", stands_in)
+    (run,) = train_runs(chosen, data, "patient-cv", [0], runs=tmp_path / "runs", workers=1)
+    scored = read_predictions(run)
+    rows = {path: row for row, path in enumerate(data.table["path"])}
+    folders = sorted(run.glob("fold-*"))
+    assert len(folders) == len(given) == 5
+    for number, folder in enumerate(folders):
+        header = read_source(folder / "weights.safetensors", "resnet10t").header
+        held = [rows[path] for path in scored.loc[scored["fold"] == number, "path"]]
+        np.testing.assert_array_equal(given.pop(header["backbone"]), np.delete(slices, held, axis=0))
+
+
+@pytest.mark.parametrize("method", ["simclr", "barlow_twins", "labels"])
+def test_pretraining_goes_on_where_it_stopped(method, tmp_path):
+    chosen = recipe(pretrain={"method": method, "epochs": 3, "batch_size": 16})
+    images, labels = drawn()
     slices = np.stack([as_input(image, 32, 30) for image in images])
-    whole = pretrain(chosen, slices, None, tmp_path / "whole.safetensors", {})
+    whole = pretrain(chosen, slices, labels, tmp_path / "whole.safetensors", {})
 
     class Stopped(Exception):
         pass
@@ -170,11 +196,11 @@ def test_pretraining_goes_on_where_it_stopped(tmp_path):
             raise Stopped
 
     with pytest.raises(Stopped):
-        pretrain(chosen, slices, None, tmp_path / "parts.safetensors", {}, progress=stop)
+        pretrain(chosen, slices, labels, tmp_path / "parts.safetensors", {}, progress=stop)
     assert not (tmp_path / "parts.safetensors").exists()
     epochs: list[int] = []
     parts = pretrain(
-        chosen, slices, None, tmp_path / "parts.safetensors", {}, progress=lambda done, _: epochs.append(done)
+        chosen, slices, labels, tmp_path / "parts.safetensors", {}, progress=lambda done, _: epochs.append(done)
     )
     assert epochs == [3]
     one, other = (read_source(file, "resnet10t").tensors for file in (whole, parts))
@@ -293,6 +319,66 @@ def test_from_other_images_to_a_trained_run_by_command_line(tmp_path, monkeypatc
     assert told.exit_code == 0, told.output
     origin = json.loads(read_source(file, "resnet10t").header[ORIGIN])
     assert (origin["slices"], origin["method"]) == (36, "labels")
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "says"),
+    [
+        (["compact_cnn"], RecipeError, "compact_cnn has no backbone; name one in"),
+        (["vgg16", "--set", "input.size=16"], RecipeError, "vgg16 does not take 16x16"),
+        (
+            ["resnet50", "--set", "input.enlarged_from=30", "--set", "input.filter=mfcn"],
+            RecipeError,
+            "resnet50: its slices are made for each fold, which other images have none of",
+        ),
+        (["resnet50", "--device", "abacus"], InputRejected, "abacus"),
+        (["resnet50"], DataNotFound, "gone.zip"),
+    ],
+)
+def test_what_cannot_be_pretrained_is_said_before_images_are_read(more, error, says, tmp_path):
+    told = CliRunner().invoke(app, ["pretrain", *more, "--data", str(tmp_path / "gone.zip")])
+    assert isinstance(told.exception, error)
+    assert says in str(told.exception)
+
+
+def test_a_weights_file_that_file_would_not_take_is_refused():
+    told = CliRunner().invoke(app, ["pretrain", "resnet50", "--data", "gone.zip", "--out", "w.pth"])
+    assert told.exit_code == 2
+    assert "w.pth: weights are .safetensors files" in told.output
+
+
+def test_images_without_labels_are_enough_and_none_may_be_left(tmp_path, monkeypatch):
+    """A flat folder: one of three images is no image, and against a set that holds all of them nothing is left to learn on."""
+    from tumorscope.data.phantom import write_phantom
+
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    archive = write_phantom(tmp_path / "set.zip", patients_per_class=2, slices_per_patient=3, size=96)
+    Path("flat").mkdir()
+    with zipfile.ZipFile(archive) as zipped:
+        names = [name for name in zipped.namelist() if "glioma" in name and "mask" not in name][:2]
+        for number, name in enumerate(names):
+            Path("flat", f"{number}.png").write_bytes(zipped.read(name))
+    Path("flat", "note.png").write_text("no image")
+    Path("tiny.toml").write_text(recipe("tiny", pretrain={"method": "simclr", "epochs": 1, "batch_size": 2}).toml())
+    call = ["pretrain", "tiny.toml", "--data", "flat"]
+    told = CliRunner().invoke(app, call, catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    assert "Left out: 1 files that are no readable image." in told.output
+    origin = json.loads(read_source(Path("weights/tiny-flat.safetensors"), "resnet10t").header[ORIGIN])
+    assert (origin["slices"], origin["method"], origin["apart_from"]) == (2, "simclr", [])
+    told = CliRunner().invoke(app, [*call, "--apart-from", "set.zip", "--out", "none.safetensors"])
+    assert "every image of it is a slice of set.zip" in str(told.exception)
+    assert not Path("none.safetensors").exists()
+    told = CliRunner().invoke(app, [*call, "--set", "pretrain.method=labels"])
+    assert "it needs two classes at least" in str(told.exception)
+
+
+def test_the_commands_help_names_every_method_and_option():
+    told = CliRunner().invoke(app, ["pretrain", "--help"], env={"COLUMNS": "200"}, catch_exceptions=False).output
+    methods = get_args(Pretrain.model_fields["method"].annotation)
+    options = ("--data", "--apart-from", "--out", "--set", "--seed", "--device")
+    assert [word for word in (*methods, *options) if word not in told] == []
 
 
 @pytest.mark.parametrize(

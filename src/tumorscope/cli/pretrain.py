@@ -16,26 +16,39 @@ def pretrain(
         typer.Option("--apart-from", help="Set to train and score on later: its pictures are left out. Repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Weights file to write. Default weights/<recipe>-<data>.safetensors.")
+        Path | None,
+        typer.Option(help="Weights file (.safetensors) to write. Default weights/<recipe>-<data>.safetensors."),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field: pretrain.method=labels. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Override a field: pretrain.method (simclr, barlow_twins or labels), pretrain.epochs, pretrain.batch_size, "
+            "pretrain.learning_rate, input.size, model.backbone.name=resnet18. Repeatable.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Learn a backbone's weights on other images, with their labels or without, for `weights = "file:..."`.
 
-    An interrupted one goes on where it stopped. Weights made without --apart-from are refused for training on any set, since
-    nobody has shown that they know none of its test slices.
+    An interrupted one goes on where it stopped when it is called again. Weights made without --apart-from are refused for
+    training on any set, since nobody has shown that they know none of its test slices.
     """
     import json
 
     from tumorscope.config import load_recipe, parse_override
     from tumorscope.data.folder import read_pictures
     from tumorscope.errors import DataNotFound
+    from tumorscope.training.pretrain import ORIGIN, check
+    from tumorscope.training.pretrain import pretrain as learn
+    from tumorscope.training.runs import device_here
 
+    if out is not None and out.suffix != ".safetensors":
+        raise typer.BadParameter(f"{out}: weights are .safetensors files", param_hint="--out")
     chosen = load_recipe(recipe, dict(parse_override(item) for item in set_ or []))
+    check(chosen)
+    here = device_here(device)
     with counting("Reading images") as progress:
         pictures = read_pictures(data, chosen.input, progress)
     if pictures.refused:
@@ -51,10 +64,6 @@ def pretrain(
         digests.append(catalogue.digest)
     if not len(pictures.labels):
         raise DataNotFound(f"{data}: every image of it is a slice of {', '.join(map(str, apart_from or []))}.")
-    from tumorscope.training.pretrain import ORIGIN
-    from tumorscope.training.pretrain import pretrain as learn
-    from tumorscope.training.runs import device_here
-
     file = out or Path("weights") / f"{chosen.name}-{Path(pictures.name).stem}.safetensors"
     origin = {
         **{"name": pictures.name, "digest": pictures.digest, "slices": len(pictures.labels)},
@@ -71,7 +80,7 @@ def pretrain(
             file,
             {ORIGIN: json.dumps(origin)},
             seed=seed,
-            device=device_here(device),
+            device=here,
             progress=progress_of(report, work, "epochs"),
         )
     typer.echo(file.resolve())

@@ -20,6 +20,7 @@ from tumorscope.config import Augment, Backbone, Recipe, Training
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import RecipeError, SplitLeak, TumorscopeError
 from tumorscope.models.backbones import feature_map, load_timm, make_features
+from tumorscope.models.registry import build
 from tumorscope.models.weights import Source
 from tumorscope.training.checkpoint import State, load_checkpoint, save_checkpoint, save_weights
 from tumorscope.training.fold import open_fabric
@@ -62,6 +63,16 @@ def fold_weights(
             recipe, images, labels[np.sort(rows)], file, header, seed=seed, device=device, progress=say(work, "epochs")
         )
     return file
+
+
+def check(recipe: Recipe) -> None:
+    """Raise `RecipeError` for a recipe whose backbone other images cannot give weights: before they are read."""
+    if recipe.pixels_of_fold:
+        raise RecipeError(
+            f"{recipe.name}: its slices are made for each fold, which other images have none of; use weights = pretrain, or take "
+            "input.filter = mfcn and region_of_interest out"
+        )
+    build(classifier(recipe).model, recipe.input.size)
 
 
 def pretrain(
