@@ -134,7 +134,11 @@ def study_dots(table: pd.DataFrame) -> Figure:
         spread = abs(part[["accuracy_low", "accuracy_high"]].to_numpy(float).T - middle)
         colour = _COLOURS.get(str(protocol), GREY)
         axes.errorbar(middle, place, xerr=spread, fmt="o", markersize=5, color=colour, label=str(protocol))
-    said = {line.title: line.reported["accuracy"] for line in table.itertuples() if line.reported}
+    said = {
+        title: reported["accuracy"]
+        for title, reported in zip(table["title"], table["reported"], strict=True)
+        if reported
+    }
     if said:
         axes.plot(
             list(said.values()),
