@@ -247,7 +247,9 @@ class Augment(_Part):
     gamma : largest natural log of an exponent
     curve : farthest that a point of a curve through black and four greys up to white moves, as a share of white; black stays
     blur : largest standard deviation of a Gaussian blur, as a share of a side
+    resolution : up to a share of the pixels a side lost, shrunk and enlarged again
     noise : largest standard deviation of Gaussian noise, as a share of white
+    compression : up to a share of 100 off a JPEG's quality: 0.7 compresses with qualities from 30 to 100
     cutout : largest side of a black square, as a share of the slice's (DeVries and Taylor 2017, arXiv:1708.04552)
     mixup : a of Beta(a, a), the weight with which a batch is laid over itself in another order (Zhang et al. 2018,
     arXiv:1710.09412)
@@ -267,7 +269,9 @@ class Augment(_Part):
     gamma: Annotated[float, Field(ge=0, le=2)] = 0.0
     curve: Annotated[float, Field(ge=0, le=1)] = 0.0
     blur: Annotated[float, Field(ge=0, le=0.05)] = 0.0
+    resolution: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    compression: Annotated[float, Field(ge=0, le=0.99)] = 0.0
     cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     paste: Annotated[float, Field(ge=0, le=1)] = 0.0

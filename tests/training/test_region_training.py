@@ -214,7 +214,7 @@ def test_the_page_shows_every_change_and_counterfactual_slices_where_masks_are_k
     recipe = load_recipe("compact_cnn")
     page = augmentation_page(recipe, phantom, tmp_path / "with").read_text()
     without = augmentation_page(recipe, twins[0], tmp_path / "without").read_text()
-    for name in ("mirror", "bias_field", "mixup", "cutout", "noise"):
+    for name in ("mirror", "bias_field", "mixup", "cutout", "noise", "compression", "resolution"):
         assert f"{name}" in page
         assert (tmp_path / "with" / "figures" / f"{name}.png").exists()
     assert "tumours removed" in page

@@ -1,15 +1,18 @@
 """Augmentation: drawn first, applied after; maps whose outcome is known, and that what was drawn rebuilds the batch."""
 
+import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tumorscope.config import Augment
-from tumorscope.transforms.augment import Draw, apply, draw, mixed_loss
+from tumorscope.transforms.augment import STEPS, Draw, apply, draw, mixed_loss
 
 ALL = Augment(mirror=0.5, rotate=15, scale=0.1, shift=0.1)
 
@@ -113,7 +116,7 @@ def test_every_map_is_a_turn_a_zoom_and_a_shift_within_the_recipes_limits(mirror
 
 GREY = Augment(
     **{"mirror": 0.5, "rotate": 10, "bias_field": 0.4, "contrast": 0.3, "brightness": 0.2, "gamma": 0.5, "curve": 0.3},
-    **{"blur": 0.05, "noise": 0.1, "cutout": 0.5, "mixup": 0.4},
+    **{"blur": 0.05, "resolution": 0.5, "noise": 0.1, "compression": 0.9, "cutout": 0.5, "mixup": 0.4},
 )
 
 
@@ -165,6 +168,94 @@ def test_a_blur_is_no_wider_than_asked():
     widths = draw(Augment(blur=0.02), 1000, 100, seeded()).blur
     assert 0 <= float(widths.min()) < 0.1
     assert 1.9 < float(widths.max()) <= 2.0
+
+
+def test_half_the_resolution_by_hand():
+    """0, 0, 100, 200 shrinks to 0, 150; enlarged, the middles of the four lie at -1/4, 1/4, 3/4 and 5/4 of the two."""
+    row = torch.tensor([0.0, 0, 100, 200]).expand(4, 4)[None, None]
+    expected = torch.tensor([0.0, 37.5, 112.5, 150]).expand(4, 4)[None, None]
+    close(apply(row, Draw(resolution=torch.tensor([2.0]))), expected)
+    close(apply(row.mT, Draw(resolution=torch.tensor([2.0]))), expected.mT)
+
+
+def test_each_slice_has_its_own_resolution():
+    """Where pixels shrink by whole numbers, torch's averages and straight lines are the same thing."""
+    images = batch(4, 24)
+    left = (24, 12, 8, 1)
+    coarse = apply(images, Draw(resolution=torch.tensor(left, dtype=torch.float32)))
+    for before, after, side in zip(images, coarse, left, strict=True):
+        small = torch.nn.functional.avg_pool2d(before[None], 24 // side)
+        close(after[None], torch.nn.functional.interpolate(small, size=24, mode="bilinear", align_corners=False))
+    between = apply(torch.full((1, 1, 24, 24), 130.0), Draw(resolution=torch.tensor([7.0])))
+    close(between, torch.full((1, 1, 24, 24), 130.0))
+
+
+def test_resolution_and_quality_stay_within_what_was_asked_for():
+    drawn = draw(Augment(resolution=0.5, compression=0.7), 5000, 40, seeded())
+    assert drawn.resolution.unique().tolist() == list(range(20, 41))
+    assert drawn.compression.unique().tolist() == list(range(30, 101))
+
+
+def encoded(image: np.ndarray, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("quality", [10, 37, 50, 75, 95])
+def test_compression_is_pillows_jpeg_but_for_rounding(quality):
+    """On a smooth slice with a bright square, of sides that are no whole blocks.
+
+    Halfway between two steps a frequency may be rounded either way, which its whole block shows.
+    """
+    smooth = gaussian_filter(np.random.default_rng(0).normal(size=(44, 44)), 2)
+    grey = (128 + 60 * smooth / smooth.std()).clip(0, 255).round().astype(np.uint8)
+    grey[13:30, 9:20] = 240
+    ours = apply(torch.from_numpy(grey)[None, None].float(), Draw(compression=torch.tensor([float(quality)])))
+    away = np.abs(ours[0, 0].numpy() - np.asarray(encoded(grey, quality)).astype(float))
+    lost = np.abs(np.asarray(encoded(grey, quality)).astype(float) - grey)
+    assert (away < 1.01).mean() > 0.9
+    assert away.mean() < lost.mean() / 2
+
+
+def test_the_steps_at_quality_50_are_those_that_pillow_writes():
+    assert tuple(encoded(np.zeros((8, 8), np.uint8), 50).quantization[0]) == STEPS
+
+
+def test_quality_100_keeps_whole_greys_and_every_quality_an_even_slice():
+    """At 100 the steps are 1, so that each frequency is off by at most a half."""
+    images = batch(3, 16).round()
+    kept = apply(images, Draw(compression=torch.tensor([100.0, 100, 100]))).round()
+    assert float((kept - images).abs().max()) == 1.0
+    even = torch.full((3, 1, 16, 16), 128.0)
+    close(apply(even, Draw(compression=torch.tensor([1.0, 30, 90]))), even)
+    black = torch.zeros(1, 1, 16, 16)  # -1024 at frequency 0 of a block: at quality 50 a multiple of 16
+    close(apply(black, Draw(compression=torch.tensor([50.0]))), black)
+
+
+def test_a_block_by_hand():
+    """A step from 100 to 156 across the middle of a block: frequencies 1, 3, 5 and 7 down, rounded to the table's steps."""
+    images = torch.full((1, 1, 8, 8), 100.0)
+    images[:, :, 4:] = 156
+    wave = [[math.cos((2 * y + 1) * f * math.pi / 16) / 2 for y in range(8)] for f in range(8)]
+    expected = torch.zeros(8)
+    for f in (1, 3, 5, 7):
+        whole = math.sqrt(8) * sum((28 if y > 3 else -28) * wave[f][y] for y in range(8))
+        kept = round(whole / STEPS[8 * f]) * STEPS[8 * f]
+        expected += torch.tensor([kept * wave[f][y] / math.sqrt(8) for y in range(8)])
+    ours = apply(images, Draw(compression=torch.tensor([50.0])))[0, 0]
+    close(ours, (128 + expected)[:, None].expand(8, 8))
+    assert not torch.allclose(ours, images[0, 0], atol=1)
+
+
+def test_changes_that_a_recipe_leaves_off_draw_nothing():
+    """So that recipes made before there were resolution and compression are drawn as they were."""
+    one, other = draw(Augment(noise=0.1), 3, 12, seeded()), draw(Augment(noise=0.1, resolution=0.0), 3, 12, seeded())
+    assert torch.equal(one.noise, other.noise)
+    generator = seeded()
+    torch.rand(3, 1, 1, 1, generator=generator)
+    deviations = 0.1 * torch.rand(3, 1, 1, 1, generator=seeded())
+    assert torch.equal(one.noise, deviations * torch.randn(3, 1, 12, 12, generator=generator))
 
 
 def test_an_even_bias_field_is_a_gain_and_an_uneven_one_is_smooth():

@@ -31,7 +31,8 @@ SHOWN_AT = {
         "contrast": 0.3,
         "brightness": 0.2,
     },
-    **{"gamma": 0.5, "curve": 0.3, "blur": 0.02, "noise": 0.1, "cutout": 0.4, "mixup": 1.0},
+    **{"gamma": 0.5, "curve": 0.3, "blur": 0.02, "resolution": 0.7, "noise": 0.1, "compression": 0.9},
+    **{"cutout": 0.4, "mixup": 1.0},
 }
 
 

@@ -19,6 +19,19 @@ COIL_POINTS = 4
 #: Greys that a curve goes through, black and white among them.
 CURVE_POINTS = 5
 WHITE = 255.0
+#: Pixels a side of a JPEG block.
+BLOCK = 8
+#: Steps that JPEG rounds the frequencies of a block to, at quality 50 (ITU-T T.81, table K.1, luminance).
+STEPS = (
+    *(16, 11, 10, 16, 24, 40, 51, 61),
+    *(12, 12, 14, 19, 26, 58, 60, 55),
+    *(14, 13, 16, 24, 40, 57, 69, 56),
+    *(14, 17, 22, 29, 51, 87, 80, 62),
+    *(18, 22, 37, 56, 68, 109, 103, 77),
+    *(24, 35, 55, 64, 81, 104, 113, 92),
+    *(49, 64, 78, 87, 103, 121, 120, 101),
+    *(72, 92, 95, 98, 112, 100, 103, 99),
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,9 @@ class Draw:
     intensity : float32 (n, 3), exponent, gain and offset (share of white)
     curve : float32 (n, 5), what black, three greys evenly between, and white become, as shares of white
     blur : float32 (n,), standard deviation of a Gaussian, in pixels
+    resolution : float32 (n,), pixels a side that are left, whole numbers
     noise : float32 (n, 1, s, s), in shares of white
+    compression : float32 (n,), quality of a JPEG, whole numbers from 1 to 100
     cutout : float32 (n, 4), left, top, right and bottom of a square in 0..1
     mixup : weight of the slice itself and int64 (n,) which slice of the batch is laid over it
     """
@@ -40,7 +55,9 @@ class Draw:
     intensity: Tensor | None = None
     curve: Tensor | None = None
     blur: Tensor | None = None
+    resolution: Tensor | None = None
     noise: Tensor | None = None
+    compression: Tensor | None = None
     cutout: Tensor | None = None
     mixup: tuple[float, Tensor] | None = None
 
@@ -60,7 +77,13 @@ def draw(augment: Augment, count: int, size: int, generator: torch.Generator) ->
         else None,
         curve=_curve(augment.curve, count, generator) if augment.curve else None,
         blur=torch.rand(count, generator=generator) * augment.blur * size if augment.blur else None,
+        resolution=(size * (1 - augment.resolution * torch.rand(count, generator=generator))).round()
+        if augment.resolution
+        else None,
         noise=_noise(augment.noise, count, size, generator) if augment.noise else None,
+        compression=(100 * (1 - augment.compression * torch.rand(count, generator=generator))).round()
+        if augment.compression
+        else None,
         cutout=_squares(augment.cutout, count, generator) if augment.cutout else None,
         mixup=_mixup(augment.mixup, count, generator) if augment.mixup else None,
     )
@@ -84,11 +107,17 @@ def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
         batch = _through_curve(batch, drawn.curve.to(device))
     if drawn.blur is not None:
         batch = blurred(batch, drawn.blur.to(device))
+    if drawn.resolution is not None:
+        batch = _coarsened(batch, drawn.resolution.to(device))
     if drawn.noise is not None:
         batch = batch + WHITE * drawn.noise.to(device)
+    if drawn.compression is not None:
+        batch = _compressed(batch.clamp(0, WHITE), drawn.compression.to(device))
     if drawn.cutout is not None:
         batch = batch * ~_inside(drawn.cutout.to(device), batch.shape[2])
-    if any(part is not None for part in (drawn.bias_field, drawn.intensity, drawn.curve, drawn.noise)):
+    if any(
+        part is not None for part in (drawn.bias_field, drawn.intensity, drawn.curve, drawn.noise, drawn.compression)
+    ):
         batch = batch.clamp(0, WHITE)
     if drawn.mixup is not None:
         weight, other = drawn.mixup
@@ -162,6 +191,41 @@ def blurred(batch: Tensor, deviation: Tensor) -> Tensor:
     for padding, kernel in (((reach, reach, 0, 0), weight[:, :, None]), ((0, 0, reach, reach), weight[..., None])):
         whole = F.conv2d(F.pad(whole, padding, mode="replicate"), kernel, groups=len(batch))
     return whole.transpose(0, 1)
+
+
+def _coarsened(batch: Tensor, left: Tensor) -> Tensor:
+    """Each slice (n, 1, s, s) shrunk to its own number of pixels a side (n,) by area, and enlarged again bilinearly."""
+    size = batch.shape[2]
+    place = torch.arange(size, device=batch.device)
+    step = size / left[:, None, None]
+    # Rows past the pixels that are left overlap nothing, and nothing is read from them.
+    start = place[:, None] * step
+    down = (torch.minimum(start + step, place + 1) - torch.maximum(start, place)).clamp_min(0) / step
+    middle = ((place[:, None] + 0.5) / step - 0.5).clamp_min(0).minimum(left[:, None, None] - 1)
+    up = (1 - (middle - place).abs()).clamp_min(0)
+    both = (up @ down)[:, None]
+    return both @ batch @ both.mT
+
+
+def _compressed(batch: Tensor, quality: Tensor) -> Tensor:
+    """Each slice (n, 1, s, s) in 0..255 as a grey JPEG of its own quality (n,) keeps it, edges repeated to whole blocks.
+
+    The cosine transform of 8x8 blocks rounded to steps, and back (ITU-T T.81); steps at a quality are those of the Independent
+    JPEG Group's library. Grey is not rounded before or after.
+    """
+    place = torch.arange(BLOCK, device=batch.device)
+    wave = torch.cos((2 * place + 1) * place[:, None] * (math.pi / (2 * BLOCK))) * math.sqrt(2 / BLOCK)
+    wave[0] /= math.sqrt(2)
+    percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
+    steps = torch.tensor(STEPS, device=batch.device).reshape(BLOCK, 1, BLOCK)
+    steps = ((steps * percent[:, None, None, None, None] + 50) / 100).floor().clamp(1, WHITE)
+    size = batch.shape[2]
+    whole = F.pad(batch, (0, -size % BLOCK) * 2, mode="replicate") - 128
+    blocks = whole.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))[:, 0]  # (n, rows, 8, columns, 8)
+    turned = torch.einsum("fy,nryck,gk->nrfcg", wave, blocks, wave)
+    kept = (turned / steps).round() * steps
+    back = torch.einsum("fy,nrfcg,gk->nryck", wave, kept, wave) + 128
+    return back.flatten(3, 4).flatten(1, 2)[:, None, :size, :size]
 
 
 def _noise(largest: float, count: int, size: int, generator: torch.Generator) -> Tensor:
