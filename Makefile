@@ -17,7 +17,9 @@ demo: $(STAMP)
 ship: $(STAMP)
 	@$(BIN)/tumorscope train region_lite --data "$(DATA)" --protocol patient-cv --runs runs/ship --resume && \
 	  $(BIN)/tumorscope train region_lite --data "$(DATA)" --protocol all --runs runs/ship --resume && \
-	  $(BIN)/tumorscope export runs/ship/region_lite-all-s0 --scores runs/ship/region_lite-patient-cv-s0 --data "$(DATA)" \
+	  $(BIN)/tumorscope export runs/ship/region_lite-all-s0 --data "$(DATA)" \
+	    $$(for one in official clean picture-cv patient-cv; do run=runs/ship/region_lite-$$one-s0; \
+	      test -f $$run/predictions.csv && echo --scores $$run; done) \
 	    --out packages/region_lite && cp packages/region_lite/* src/tumorscope/package/shipped/
 
 test: $(STAMP)

@@ -46,6 +46,27 @@ def test_folder_and_single_file_hold_the_same_verified_parts(made):
     assert f"By source: phantom {100 * sets['by_source']['phantom']['coverage']:.1f}" in whole.model_card
 
 
+def test_the_card_lists_every_protocol_with_scores_or_the_command_that_would_say_them(made):
+    package = load_package(made[0])
+    (official,) = [row for row in package.card["scores"] if row["protocol"] == "official"]
+    predictions = pd.read_csv(made[2]["official"] / "predictions.csv")
+    tested = predictions[predictions["part"] == "test"]
+    said = tested[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(axis=1)
+    right = np.array(CLASSES)[said] == tested["label"]
+    assert official["accuracy"] == pytest.approx(right.mean())
+    assert official["accuracy_low"] <= official["accuracy"] <= official["accuracy_high"]
+    assert official["memoriser_accuracy"] is not None
+    assert package.card["not_measured"] == {
+        "clean": "tumorscope train compact_cnn --data ARCHIVE --protocol clean",
+        "picture-cv": "tumorscope train compact_cnn --data ARCHIVE --protocol picture-cv",
+        "external": "tumorscope train compact_cnn --data ARCHIVE --test-data OTHER",
+    }
+    (line,) = [line for line in package.model_card.splitlines() if line.startswith("| clean ")]
+    assert "not measured: `tumorscope train compact_cnn --data ARCHIVE --protocol clean`" in line
+    header = next(line for line in package.model_card.splitlines() if line.startswith("| protocol"))
+    assert line.count("|") == header.count("|")
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_one_changed_byte_in_any_part_is_refused(made, tmp_path, name):
     folder = shutil.copytree(made[0], tmp_path / "changed")
@@ -263,9 +284,18 @@ def test_runs_that_do_not_belong_together_are_refused(made, tmp_path):
     renamed = replace(
         catalogue, table=catalogue.table.assign(patient=[f"p{n // 9}" for n in range(len(catalogue.table))])
     )
-    with pytest.raises(RunMismatch, match="pictures or patients were found or named"):
-        export_run(runs["all"], [runs["patient-cv"]], renamed, tmp_path / "p")
+    for scored in ([runs["patient-cv"]], [other_folds(runs["official"], tmp_path), runs["patient-cv"]]):
+        with pytest.raises(RunMismatch, match="pictures or patients were found or named"):
+            export_run(runs["all"], scored, renamed if len(scored) == 1 else catalogue, tmp_path / "p")
     assert not (tmp_path / "p").exists()
+
+
+def other_folds(run, folder):
+    """The run as if it had been made on other folds of the same slices."""
+    copy = shutil.copytree(run, folder / "folds")
+    facts = json.loads((copy / "environment.json").read_text())
+    (copy / "environment.json").write_text(json.dumps({**facts, "split": "0" * 16}))
+    return copy
 
 
 def test_the_package_answers_as_the_network_does(made):

@@ -12,7 +12,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder of the model, trained with --protocol all.")],
     scores: Annotated[
         list[Path],
-        typer.Option("--scores", help="Run of the same recipe that says how it does; one patient-cv at least."),
+        typer.Option(
+            "--scores", help="Run of the same recipe under any protocol; one patient-cv at least. Repeatable."
+        ),
     ],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the package; packages/<recipe> by default.")] = None,

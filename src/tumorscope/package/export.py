@@ -23,7 +23,7 @@ from tumorscope.package.calibration import calibration
 from tumorscope.package.card import FORMAT, write_package
 from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
-from tumorscope.package.model_card import model_card
+from tumorscope.package.model_card import QUESTIONS, model_card
 from tumorscope.protocols import ALL, digest, folds
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.identity import environment
@@ -76,11 +76,13 @@ def export_run(
     held = held_out(cv[0], recipe, catalogue, images, layouts, labels)
     # Of one seed, so that what a fold is calibrated on holds none of its own slices.
     predictions = read_predictions(cv[0])
+    scores = _scores(scored)
     told = {
         "graph_difference": difference,
         **calibration(predictions[predictions["part"] == "test"]),
         "gate": limits_of(catalogue, trained, held),
-        "scores": _scores(scored),
+        "scores": scores,
+        "not_measured": _not_measured(recipe.name, {row["protocol"] for row in scores}),
     }
     card = _card(recipe, facts, catalogue, len(trained), told)
     statistics_file = io.BytesIO()
@@ -149,9 +151,10 @@ def _check(
         mine = Recipe.model_validate(other["recipe"]).model_copy(update={"name": "", "title": ""})
         if mine != recipe.model_copy(update={"name": "", "title": ""}):
             raise RunMismatch(f"{one}: another recipe than {run}; its scores would not be this model's.")
-        if other["protocol"] == "patient-cv" and other["data"]["digest"] == catalogue.digest:
+        if other["data"]["digest"] == catalogue.digest:
             _need_the_same_folds(one, other, catalogue)
-            cv.append(one)
+            if other["protocol"] == "patient-cv":
+                cv.append(one)
     if not cv:
         raise RunMismatch(
             f"{run}: no patient-cv run of the same recipe among --scores; without one nothing is known of a new patient. "
@@ -193,6 +196,16 @@ def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
             }
         found.append({**line, "missed_tumours": float(np.mean(missed)) if missed else None})
     return found
+
+
+def _not_measured(name: str, measured: set[str]) -> dict[str, str]:
+    """Protocols that nothing is known under, each with the command that would say it."""
+    place = {"external": "--test-data OTHER"}
+    return {
+        protocol: f"tumorscope train {name} --data ARCHIVE {place.get(protocol, f'--protocol {protocol}')}"
+        for protocol in QUESTIONS
+        if protocol not in measured
+    }
 
 
 def _test_tumours(run: Path) -> pd.DataFrame:

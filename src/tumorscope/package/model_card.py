@@ -4,7 +4,8 @@ from typing import Any
 
 from tumorscope.evaluation.pages import template
 
-_QUESTIONS = {
+#: Protocols that a card has a line for, measured or not, and what each asks.
+QUESTIONS = {
     "official": "the published split, in which three of four test slices are training slices again",
     "clean": "the same without the test slices that are training slices again",
     "picture-cv": "new pictures, the same patients",
@@ -17,4 +18,4 @@ def model_card(card: dict[str, Any]) -> str:
     """Markdown: what the model is, how it does, what it must not be used for."""
     conformal = card["conformal"]
     sets = conformal["rates"][f"{conformal['error_rate']:g}"]
-    return template("package/model_card.md.j2").render(card=card, questions=_QUESTIONS, sets=sets)
+    return template("package/model_card.md.j2").render(card=card, questions=QUESTIONS, sets=sets)
