@@ -20,7 +20,8 @@ ship: $(STAMP)
 	  $(BIN)/tumorscope export runs/ship/region_lite-all-s0 --data "$(DATA)" \
 	    $$(for one in official clean picture-cv patient-cv; do run=runs/ship/region_lite-$$one-s0; \
 	      test -f $$run/predictions.csv && echo --scores $$run; done) \
-	    --out packages/region_lite && cp packages/region_lite/* src/tumorscope/package/shipped/
+	    --out packages/region_lite && cp packages/region_lite/* src/tumorscope/package/shipped/ && \
+	  cp packages/region_lite-reliability.svg docs/how-to/
 
 test: $(STAMP)
 	@start=$$(date +%s); $(BIN)/python -m pytest -q -n 2 $(ARGS) && echo "make test took $$(( $$(date +%s) - start )) s"

@@ -24,7 +24,7 @@ from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunM
 from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
 from tumorscope.labels import CLASSES
-from tumorscope.package.calibration import calibration, fit_calibration, thresholds
+from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
 from tumorscope.package.export import export_run
 from tumorscope.package.limits import statistics
@@ -363,6 +363,52 @@ def test_temperature_and_offsets_of_answers_twice_too_sure_and_shifted_come_back
     temperature, offsets = fit_calibration(2 * logits + shift, truth)
     assert temperature == pytest.approx(2, rel=0.05)
     assert offsets == pytest.approx(-shift / 2, abs=0.1)
+
+
+def out_of_fold(folds: int = 3, count: int = 300) -> pd.DataFrame:
+    """Predictions of some folds, each fold twice as sure of itself as the one before."""
+    random = np.random.default_rng(1)
+    fold = np.arange(count) % folds
+    logits = random.normal(size=(count, 4)) * 2
+    truth = [random.choice(4, p=row) for row in calibrated(logits)]
+    table = pd.DataFrame(calibrated(logits * 2.0 ** fold[:, None]), columns=[f"p_{name}" for name in CLASSES])
+    return table.assign(label=np.array(CLASSES)[truth], fold=fold)
+
+
+def test_a_folds_answers_are_calibrated_by_the_other_folds_alone():
+    held = out_of_fold()
+    fits = fits_of_folds(held)
+    mine = held["fold"] == 2
+    others = held[~mine]
+    by_hand = fit_calibration(
+        np.log(others[[f"p_{name}" for name in CLASSES]].to_numpy()), others["label"].map(CLASSES.index).to_numpy()
+    )
+    assert fits[2][0] == by_hand[0]
+    assert fits[2][1].tolist() == by_hand[1].tolist()
+    logits = np.log(held.loc[mine, [f"p_{name}" for name in CLASSES]].to_numpy())
+    found = answered(held, fits)
+    expected = calibrated(logits, *by_hand)
+    np.testing.assert_allclose(found.loc[mine, [f"p_{name}" for name in CLASSES]], expected, atol=1e-8)
+    assert found["label"].equals(held["label"])
+
+
+def test_the_cards_bins_are_what_its_calibration_error_is_made_of():
+    """Guo et al. 2017: the gaps of share right and probability said, weighed by slices."""
+    held = out_of_fold()
+    found = calibration(held)["calibration"]
+    counts, right, said = (np.array([one[name] for one in found["bins"]]) for name in ("slices", "right", "said"))
+    assert counts.sum() == len(held)
+    error = (counts * abs(right - said)).sum() / len(held)
+    assert error == pytest.approx(found["expected_calibration_error"])
+    assert (counts * right).sum() / len(held) == pytest.approx(found["accuracy"])
+    assert all(one["above"] < one["said"] <= one["above"] + 1 / 15 + 1e-12 for one in found["bins"])
+
+
+def test_the_reliability_diagram_lies_beside_the_package_with_the_slices_of_each_bin(made):
+    text = made[0].with_name("tiny-reliability.svg").read_text()
+    counts = [one["slices"] for one in load_package(made[0]).card["calibration"]["bins"]]
+    assert sum(counts) == len(made[1].table)
+    assert all(f"<!-- {count} -->" in text for count in counts)
 
 
 def test_a_class_that_is_not_there_switches_no_distance_off():

@@ -194,7 +194,7 @@ def roc(predictions: pd.DataFrame, title: str) -> Figure:
 
 @styled
 def reliability(predictions: pd.DataFrame, title: str = "Reliability") -> Figure:
-    """Share right against the probability given, in 15 bins, over a histogram of the probabilities given.
+    """Share right against the probability given, in 15 bins, over how many slices each bin has.
 
     A bar of fewer than `FEW` slices is pale.
     """
@@ -209,7 +209,9 @@ def reliability(predictions: pd.DataFrame, title: str = "Reliability") -> Figure
     above.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1, label="as sure as right")
     above.set(ylabel="share right", ylim=(0, 1), xlim=(0, 1))
     above.set_title(f"{title}, calibration error {calibration_error(confidence, correct):.3f}")
-    below.bar(edges[:-1], count, 1 / len(count), align="edge", color=GREY, edgecolor="white")
+    bars = below.bar(edges[:-1], count, 1 / len(count), align="edge", color=GREY, edgecolor="white")
+    below.bar_label(bars, [f"{n}" if n else "" for n in count], fontsize=7, padding=1)
+    below.margins(y=0.2)
     below.set(xlabel="probability of the answer given", ylabel="slices")
     figure.legend(loc="outside lower center")
     return figure

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tumorscope.evaluation.scores import calibration_error, set_coverage
+from tumorscope.evaluation.scores import BINS, calibration_bins, calibration_error, set_coverage
 from tumorscope.inference.classifier import calibrated
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.training.fold import PROBABILITIES
@@ -19,19 +19,16 @@ def calibration(held: pd.DataFrame) -> dict[str, Any]:
 
     held : a row a slice with label, fold and probabilities; where it has a column source, coverage is given for each one too
     """
-    logits = np.log(held[PROBABILITIES].to_numpy().clip(1e-12))
-    truth, fold = held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
-    crossed, sets = np.zeros_like(logits), np.zeros((len(ERROR_RATES), *logits.shape), bool)
-    heats = []
-    for one in np.unique(fold):
+    logits, truth, fold = _logits(held), held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
+    fits = fits_of_folds(held)
+    crossed = answered(held, fits)[PROBABILITIES].to_numpy()
+    sets = np.zeros((len(ERROR_RATES), *logits.shape), bool)
+    for one, fitted in fits.items():
         rest, mine = fold != one, fold == one
-        fitted = fit_calibration(logits[rest], truth[rest])
-        crossed[mine] = calibrated(logits[mine], *fitted)
         known = calibrated(logits[rest], *fitted)
         for index, rate in enumerate(ERROR_RATES):
             limits = np.array(list(thresholds(known, truth[rest], rate).values()))
             sets[index, mine] = 1 - crossed[mine] <= limits
-        heats.append(fitted[0])
     temperature, offsets = fit_calibration(logits, truth)
     final = calibrated(logits, temperature, offsets)
     return {
@@ -40,7 +37,8 @@ def calibration(held: pd.DataFrame) -> dict[str, Any]:
         "calibration": {
             **_scores_of(crossed, truth),
             "uncalibrated": _scores_of(calibrated(logits), truth),
-            "temperatures_of_folds": heats,
+            "temperatures_of_folds": [temperature for temperature, _ in fits.values()],
+            "bins": _bins_of(crossed, truth),
         },
         "conformal": {
             "error_rate": ERROR_RATE,
@@ -50,6 +48,39 @@ def calibration(held: pd.DataFrame) -> dict[str, Any]:
             },
         },
     }
+
+
+def fits_of_folds(held: pd.DataFrame) -> dict[int, tuple[float, np.ndarray]]:
+    """By fold of out-of-fold predictions the temperature and offsets that the other folds give."""
+    logits, truth, fold = _logits(held), held["label"].map(INDEX).to_numpy(), held["fold"].to_numpy()
+    return {int(one): fit_calibration(logits[fold != one], truth[fold != one]) for one in np.unique(fold)}
+
+
+def answered(predictions: pd.DataFrame, fits: dict[int, tuple[float, np.ndarray]]) -> pd.DataFrame:
+    """Predictions of several folds with probabilities as a package would give them, each fold's by its fit."""
+    logits, fold = _logits(predictions), predictions["fold"].to_numpy()
+    chances = np.empty_like(logits)
+    for one, fitted in fits.items():
+        chances[fold == one] = calibrated(logits[fold == one], *fitted)
+    return predictions.assign(**dict(zip(PROBABILITIES, chances.T, strict=True)))
+
+
+def _logits(predictions: pd.DataFrame) -> np.ndarray:
+    return np.log(predictions[PROBABILITIES].to_numpy().clip(1e-12))
+
+
+def _bins_of(chances: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
+    """What the reliability diagram shows: bins of the answer's probability that hold slices."""
+    count, right, said = calibration_bins(chances.max(axis=1), chances.argmax(axis=1) == truth)
+    return [
+        {
+            "above": float(index / BINS),
+            "slices": int(count[index]),
+            "right": float(right[index]),
+            "said": float(said[index]),
+        }
+        for index in np.flatnonzero(count)
+    ]
 
 
 def _sets_of(sets: np.ndarray, truth: np.ndarray, held: pd.DataFrame) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
+from tumorscope.evaluation.figures import encoded, reliability
+from tumorscope.files import write_bytes
 from tumorscope.inference.gate import LOOK, layout
 from tumorscope.labels import CLASSES, INDEX, LABELS
 from tumorscope.models.heads import POOLING
-from tumorscope.package.calibration import calibration
+from tumorscope.package.calibration import answered, calibration, fits_of_folds
 from tumorscope.package.card import FORMAT, write_package
 from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
@@ -51,6 +53,8 @@ def export_run(
 ) -> Path:
     """Make a package of `run` (one fold, as under protocol `all`) in the folder `out` and beside it as one file; its path.
 
+    Beside it lies the reliability diagram of its answers too, OUT-reliability.svg.
+
     scored : runs of the same recipe, among them patient-cv ones, whose held-out predictions give scores, temperature,
     prediction sets and the gate's limits
 
@@ -76,10 +80,11 @@ def export_run(
     held = held_out(cv[0], recipe, catalogue, images, layouts, labels)
     # Of one seed, so that what a fold is calibrated on holds none of its own slices.
     predictions = read_predictions(cv[0])
+    predictions = predictions[predictions["part"] == "test"]
     scores = _scores(scored)
     told = {
         "graph_difference": difference,
-        **calibration(predictions[predictions["part"] == "test"]),
+        **calibration(predictions),
         "gate": limits_of(catalogue, trained, held),
         "scores": scores,
         "not_measured": _not_measured(recipe.name, {row["protocol"] for row in scores}),
@@ -95,7 +100,13 @@ def export_run(
         "card.json": json.dumps(card, indent=2).encode(),
         "gate.npz": statistics_file.getvalue(),
     }
+    write_bytes(out.with_name(f"{out.name}-reliability.svg"), reliability_of(recipe.name, predictions))
     return write_package(out, {**parts, "MODEL_CARD.md": model_card(card).encode()})
+
+
+def reliability_of(name: str, held: pd.DataFrame) -> bytes:
+    """SVG of how often answers are right against how sure they are, each fold's calibrated by the others."""
+    return encoded(reliability(answered(held, fits_of_folds(held)), name), "svg")
 
 
 def _card(
