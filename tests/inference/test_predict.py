@@ -21,8 +21,8 @@ from tumorscope.data.decode import as_input, crop_to_head
 from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
 from tumorscope.inference.classifier import Classifier, Finding
-from tumorscope.inference.gate import TURNS, Likeness, layout, measures, turned
-from tumorscope.inference.reading import read_slices
+from tumorscope.inference.gate import TURNS, Likeness, before, ghosting, layout, measures, turned
+from tumorscope.inference.reading import Slice, read_slices
 from tumorscope.labels import CLASSES
 
 STATUSES = {"accepted", "warned", "refused", "error"}
@@ -210,6 +210,46 @@ def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():
     assert ratios[0] < 0.01
     assert (ratios[1:] > 100).all()
     assert [TURNS[way] for way in ways[1:]] == list(TURNS)
+
+
+def tissue(side: int = 160) -> np.ndarray:
+    """Random tissue of several sizes to the very edge: a head that leaves no air, float in 0..255."""
+    random = np.random.default_rng(3)
+    coarse = [
+        np.asarray(Image.fromarray(random.uniform(-1, 1, (n, n)).astype(np.float32)).resize((side, side)))
+        for n in (6, 15, 40, side)
+    ]
+    return 120 + 25 * np.sum(coarse, axis=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("moved", [20, 40, 53])
+def test_a_ghost_stands_out_down_or_across_with_or_without_what_lies_around(axis, moved):
+    """A third of the head laid over itself, `moved` of 160 pixels away; and what is left of both after a crop."""
+    plain = tissue()
+    ghosted = 0.75 * (plain + 0.3 * np.roll(plain, moved, axis))
+    as_grey = [one.clip(0, 255).round().astype(np.uint8) for one in (plain, ghosted)]
+    assert ghosting(as_grey[1]) > 2 * ghosting(as_grey[0])
+    cropped = [one[8:-8, 12:-4] for one in as_grey]
+    assert ghosting(cropped[1]) > 1.5 * ghosting(cropped[0])
+    assert ghosting(np.full((60, 60), 90, np.uint8)) == 0
+
+
+def test_a_ghosted_slice_is_warned_of_and_not_refused(classifier):
+    plain = tissue()
+    slices = [
+        one.clip(0, 255).round().astype(np.uint8) for one in (plain, 0.75 * (plain + 0.3 * np.roll(plain, 40, 0)))
+    ]
+    between = (ghosting(slices[0]) + ghosting(slices[1])) / 2
+    card = classifier.package.card["gate"]
+    assert card["ghosting"] > 1
+    said = {}
+    for name, limits in {"limit": {**card, "ghosting": between}, "none": {**card, "ghosting": np.inf}}.items():
+        said[name] = [before(Slice("a", one), one, limits, classifier.package.layouts) for one in slices]
+    assert said["limit"][0] == said["none"][0]
+    assert said["limit"][1].refused == said["none"][1].refused
+    (more,) = set(said["limit"][1].warned) - set(said["none"][1].warned)
+    assert more.endswith(f"known slices reach {between:.1f}: it may be ghosted")
 
 
 def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):

@@ -19,6 +19,8 @@ MAX_CHROMA = 12.0
 LOOK = 96
 #: Pixels a side of the head that its layout is told by; enough for skull, brain and ventricles.
 LAYOUT = 12
+#: Pixels a side that ghosts are looked for at, and how far a ghost lies from its head at least: nearer ones are blur.
+GHOST_SIDE, GHOST_NEAREST = 128, 12
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,23 @@ def layout(head: np.ndarray) -> np.ndarray:
     """Where a head is bright and dark, whatever its contrast: float (144,), the head at 12x12 over its 95th percentile."""
     small = shrink(head, LAYOUT).astype(np.float64).ravel()
     return small / max(float(np.percentile(small, 95)), 1.0)
+
+
+def ghosting(head: np.ndarray) -> float:
+    """How far the strongest echo of a head, uint8 (h, w), stands out: its height over the median one's, down or across.
+
+    A ghost is the head again, moved along an axis; that puts ripples on the spectrum along this axis, and so a peak into the
+    spectrum of its logarithm, the cepstrum (Bogert, Healy and Tukey 1963). It needs no air around the head.
+    """
+    small = shrink(head, GHOST_SIDE).astype(np.float64)
+    power = np.abs(np.fft.fft2(small - small.mean())) ** 2
+    logarithm = np.log(power + 0.5 * small.size)  # what rounding to whole greys may leave of any frequency
+    strongest = 0.0
+    for axis in (0, 1):
+        line = logarithm.mean(axis=axis)
+        echoes = np.abs(np.fft.ifft(line - line.mean()))[GHOST_NEAREST : GHOST_SIDE // 2 + 1]
+        strongest = max(strongest, float(echoes.max() / (np.median(echoes) + 1e-9)))
+    return strongest
 
 
 def turned(layouts: np.ndarray, known: "Likeness") -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +117,9 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
     ratio, way = (values[0] for values in turned(layout(head)[None], known))
     if ratio > limits["turned"]:
         warned.append(f"it may lie wrongly: {TURNS[way]} it would be {ratio:.2f} times as near to known slices")
+    echo, most = ghosting(head), limits.get("ghosting", np.inf)  # packages made before there was one know no limit
+    if echo > most:
+        warned.append(f"strongest echo {echo:.1f} times the usual; known slices reach {most:.1f}: it may be ghosted")
     if len(head) < MIN_SIDE:
         refused.append(f"head of {len(head)} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
     return Verdict(tuple(refused), tuple(warned))

@@ -10,14 +10,14 @@ import torch
 
 from tumorscope.config import Recipe
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.inference.gate import Likeness, measures, turned
+from tumorscope.inference.gate import Likeness, ghosting, measures, turned
 from tumorscope.package.graph import Exported
 from tumorscope.training.network import SliceNetwork, load_network
 
 #: Shares of genuine slices that the gate may refuse and warn of, over all its limits.
 REFUSED, WARNED = 0.01, 0.05
-#: Of these, the share that is warned of as lying turned.
-TURNED = 0.01
+#: Of these, the shares that are warned of as lying turned and as ghosted.
+TURNED, GHOSTED = 0.01, 0.005
 
 
 def embeddings_of(module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> np.ndarray:
@@ -74,14 +74,15 @@ def limits_of(catalogue: Catalogue, rows: np.ndarray, held: dict[str, np.ndarray
 
     source = catalogue.source()
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1500)).astype(int)]
-    table = pd.DataFrame(
-        [measures(crop_to_head(decode(source.read(catalogue.table["path"][row])).grey)) for row in some]
-    )
+    heads = (crop_to_head(decode(source.read(catalogue.table["path"][row])).grey) for row in some)
+    table = pd.DataFrame([{**measures(head), "ghosting": ghosting(head)} for head in heads])
+    echoes = table.pop("ghosting")
+    usual = WARNED - TURNED - GHOSTED
     # Layout, which tells most strangers, has half of what may be refused; the other limits have equal parts of the rest.
     away = {name: held[name] for name in ("distance", "layout")}
     others = 2 * len(table.columns) + len(away) - 1
     part = {"layout": 0.5}
-    refuse, warn = REFUSED * 0.5 / others, (WARNED - TURNED) * 0.5 / others
+    refuse, warn = REFUSED * 0.5 / others, usual * 0.5 / others
     bounds = {}
     for name, values in table.items():
         room = 0.1 * (values.quantile(0.99) - values.quantile(0.01))
@@ -92,7 +93,7 @@ def limits_of(catalogue: Catalogue, rows: np.ndarray, held: dict[str, np.ndarray
     distances = {
         name: {
             what: float(np.quantile(values, 1 - share * part.get(name, 0.5 / others)))
-            for what, share in (("refuse", REFUSED), ("warn", WARNED - TURNED))
+            for what, share in (("refuse", REFUSED), ("warn", usual))
         }
         for name, values in away.items()
     }
@@ -100,6 +101,7 @@ def limits_of(catalogue: Catalogue, rows: np.ndarray, held: dict[str, np.ndarray
         "measures": bounds,
         **distances,
         "turned": float(np.quantile(held["turned"], 1 - TURNED)),
+        "ghosting": float(echoes.quantile(1 - GHOSTED)),
         "slices": len(table),
         "refused_share": REFUSED,
         "warned_share": WARNED,
