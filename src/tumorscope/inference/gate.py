@@ -117,7 +117,7 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
     ratio, way = (values[0] for values in turned(layout(head)[None], known))
     if ratio > limits["turned"]:
         warned.append(f"it may lie wrongly: {TURNS[way]} it would be {ratio:.2f} times as near to known slices")
-    echo, most = ghosting(head), limits.get("ghosting", np.inf)  # packages made before there was one know no limit
+    echo, most = ghosting(head), limits["ghosting"]
     if echo > most:
         warned.append(f"strongest echo {echo:.1f} times the usual; known slices reach {most:.1f}: it may be ghosted")
     if len(head) < MIN_SIDE:

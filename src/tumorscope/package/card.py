@@ -26,7 +26,7 @@ PARTS = ("model.onnx", "card.json", "gate.npz", "MODEL_CARD.md")
 SUMS = "SHA256SUMS"
 #: Of a package; a small network is a hundredth of it.
 MAX_BYTES = 512 * 2**20
-FORMAT = 3
+FORMAT = 4
 AGAIN = "Make the package again with tumorscope export."
 
 
@@ -58,7 +58,13 @@ CONTRACT: dict[str, Any] = {
     "temperature": lambda value: _number(value) and value > 0,
     "offsets": dict.fromkeys(CLASSES, _number),
     "conformal": {"error_rate": _number, "rates": lambda value: isinstance(value, dict)},
-    "gate": {"measures": dict.fromkeys(WORDS, _BOUNDS), "layout": _LIMITS, "distance": _LIMITS, "turned": _number},
+    "gate": {
+        "measures": dict.fromkeys(WORDS, _BOUNDS),
+        "layout": _LIMITS,
+        "distance": _LIMITS,
+        "turned": _number,
+        "ghosting": _number,
+    },
     "data": {"digest": _text},
 }
 #: Of each error rate.
