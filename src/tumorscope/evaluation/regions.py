@@ -11,7 +11,6 @@ from tumorscope.labels import CLASSES, INDEX
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-BATCH = 128
 #: Edges of tumour size, as shares of the slice's pixels.
 SIZES = (0.0, 0.005, 0.015, 0.04, 1.0)
 
@@ -26,9 +25,10 @@ def _evidence(module: "nn.Module", images: "Tensor") -> "Tensor":
     import torch
 
     from tumorscope.models.regions import evidence_of
+    from tumorscope.training.network import in_turn
 
     with torch.inference_mode():
-        return torch.cat([evidence_of(module(batch, regions=True)[1]) for batch in images.split(BATCH)]).cpu()
+        return torch.cat([evidence_of(module(batch, regions=True)[1]) for batch in in_turn(images)]).cpu()
 
 
 def region_scores(

@@ -12,7 +12,7 @@ from tumorscope.config import Recipe
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.inference.gate import Likeness, ghosting, measures, turned
 from tumorscope.package.graph import Exported
-from tumorscope.training.network import SliceNetwork, load_network
+from tumorscope.training.network import SliceNetwork, in_turn, load_network
 
 #: Shares of genuine slices that the gate may refuse and warn of, over all its limits.
 REFUSED, WARNED = 0.01, 0.05
@@ -24,12 +24,8 @@ def embeddings_of(module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> n
     """Float64 (n, d) of uint8 (n, s, s)."""
     whole = Exported(module, False)
     with torch.inference_mode():
-        made = [whole(torch.from_numpy(np.array(part, np.float32)[:, None]))[2] for part in _chunks(images)]
+        made = [whole(part.float())[2] for part in in_turn(torch.from_numpy(np.array(images)[:, None]))]
     return torch.cat(made).double().numpy()
-
-
-def _chunks(images: np.ndarray, size: int = 256) -> list[np.ndarray]:
-    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def statistics(values: np.ndarray, labels: np.ndarray) -> Likeness:

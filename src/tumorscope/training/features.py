@@ -21,15 +21,12 @@ from tumorscope.files import replacing
 from tumorscope.models.backbones import feature_map, feature_shape, load_timm, make_features
 from tumorscope.models.heads import POOLING
 from tumorscope.models.weights import Source, weights_of
-from tumorscope.training.network import Scaler, Shape
+from tumorscope.training.network import Scaler, Shape, at_once
 from tumorscope.transforms.texture import texture_values
 
 Progress = Callable[[int, int], None]
 #: Of the files; another one where features of the same weights and slices are computed in another way.
 FORMAT = 2
-#: Pixels of slices that pass through a backbone at once, by device. On a GPU a memory limit: VGG16 needs 9 KB a pixel. On a CPU
-#: few, since maps that leave its cache cost time: at 128x128 EfficientNet-Lite0 took 7 ms a slice by 8, 11 ms and more by 64.
-BATCH_PIXELS = {"cpu": 8 * 128 * 128, "cuda": 64 * 128 * 128}
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _compute(
     network = make_features(backbone, recipe.input.size, source).eval().to(device)
     scale = Scaler(recipe).to(device)
     shape = feature_shape(network, backbone, recipe.input.size)
-    batch = max(1, BATCH_PIXELS[device] // recipe.input.size**2)
+    batch = at_once(recipe.input.size, device)
     with (
         reproducible(0, home.cores() if device == "cpu" else recipe.training.threads, torch.device(device)),
         replacing(file) as temporary,

@@ -20,14 +20,12 @@ from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import trunk_of
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
 from tumorscope.training.losses import make_loss, region_loss
-from tumorscope.training.network import FeatureNetwork, Shape, SliceNetwork
+from tumorscope.training.network import FeatureNetwork, Shape, SliceNetwork, in_turn
 from tumorscope.training.schedules import rate
 from tumorscope.transforms.augment import apply, apply_to_masks, draw, mixed_loss
 from tumorscope.transforms.counterfactual import apply_counterfactual, draw_counterfactual
 from tumorscope.transforms.oversample import oversample
 
-#: Slices that are scored at once; a memory limit, no setting.
-SCORING_BATCH = 512
 Epoch = dict[str, float]
 
 
@@ -127,11 +125,11 @@ def predict(module: nn.Module, images: Tensor, mirror_average: bool = False) -> 
     if not len(images):
         return torch.empty(0, len(CLASSES))
     with torch.inference_mode():
-        batches = [module(batch).softmax(1) for batch in images.split(SCORING_BATCH)]
+        batches = [module(batch).softmax(1) for batch in in_turn(images)]
         probabilities = torch.cat(batches)
         if mirror_average:
             turned: Any = module.mirrored
-            mirrored = [module(turned(batch)).softmax(1) for batch in images.split(SCORING_BATCH)]
+            mirrored = [module(turned(batch)).softmax(1) for batch in in_turn(images)]
             probabilities = (probabilities + torch.cat(mirrored)) / 2
     return probabilities.cpu()
 
@@ -243,7 +241,8 @@ def _validate(recipe: Recipe, module: nn.Module, part: Part) -> tuple[float, flo
     loss_of, total, said = make_loss(recipe.loss), 0.0, []
     module.eval()
     with torch.inference_mode():
-        for images, labels in zip(part.images.split(SCORING_BATCH), part.labels.split(SCORING_BATCH), strict=True):
+        batches = in_turn(part.images)
+        for images, labels in zip(batches, part.labels.split(len(batches[0])), strict=True):
             logits = module(images)
             total += float(loss_of(logits, labels)) * len(labels)
             said.append(logits.argmax(1))
