@@ -2,9 +2,9 @@
 
 python benchmarks/randomized_search.py --data ARCHIVE [--draws N] [--folds N]
 
-The slices are the training and validation parts of one fold under patient-cv, so that its test patients are seen by nothing
-here; the inner folds, and the slices that early stopping waits for, are grouped by patient (metadata routing). What it finds
-is the study's row `random_search`.
+The slices are the training and validation parts of one fold under patient-cv; the inner folds, and the slices that early
+stopping waits for, are grouped by patient (metadata routing). What it finds is the study's row `random_search`, whose own folds
+test slices that were looked at here, as with any choice made on the set that is then scored.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
     arguments = parser.parse_args()
     catalogue = with_pictures(ts.load_catalogue(arguments.data, sizes=(30,)))
     fold = folds("patient-cv", catalogue.table, SEED)[0]
@@ -76,8 +76,9 @@ def distribution(values: Range) -> Any:
         return list(values.choices)
     low, high = values.low or 0, values.high or 0
     if isinstance(low, int) and isinstance(high, int):
+        # scipy has no logarithmic whole numbers; a thousand even quantiles, ends among them, stand for them.
         drawn = stats.loguniform(low, high) if values.log else stats.uniform(low, high - low)
-        return sorted({round(float(value)) for value in drawn.ppf(np.linspace(0.005, 0.995, 100))})
+        return [round(float(value)) for value in drawn.ppf(np.linspace(0, 1, 1001))]
     return stats.loguniform(low, high) if values.log else stats.uniform(low, high - low)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
 from tumorscope.data.cache import path_of, pixels
-from tumorscope.data.catalogue import _context, load_catalogue
+from tumorscope.data.catalogue import load_catalogue, threaded
 from tumorscope.data.decode import _percentile, crop_to_head, decode
 from tumorscope.errors import DataNotFound, InputRejected
 
@@ -230,8 +230,8 @@ def test_the_counted_percentile_is_numpys(values, share):
     assert _percentile(grey, share) == pytest.approx(float(np.percentile(grey, 100 * share)))
 
 
-def test_beside_a_library_with_threads_slices_are_read_by_new_processes_and_come_out_the_same(tmp_path, monkeypatch):
-    """A fork of torch's threads waits for ever."""
+def test_beside_a_library_with_threads_slices_are_read_by_threads_and_come_out_the_same(tmp_path, monkeypatch):
+    """A fork of torch's threads waits for ever, and this file has no `__main__` that a new process could run."""
     for number in range(40):
         (tmp_path / "set" / "notumor").mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 40), 3 * number, np.uint8)).save(tmp_path / "set" / "notumor" / f"{number}.png")
@@ -241,9 +241,11 @@ def test_beside_a_library_with_threads_slices_are_read_by_new_processes_and_come
             monkeypatch.delitem(sys.modules, name, raising=False)
         if module:
             monkeypatch.setitem(sys.modules, module, ModuleType(module))
-        monkeypatch.setattr("tumorscope.data.catalogue.FEW", 1)
         monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / str(module)))
-        assert (_context().get_start_method() == "spawn") == bool(module)
+        assert threaded() == bool(module)
+        pool = "ProcessPoolExecutor" if module else "ThreadPoolExecutor"  # the one that must not be used
+        monkeypatch.setattr(f"tumorscope.data.catalogue.{pool}", None)
         tables.append(load_catalogue(tmp_path / "set").table)
+        monkeypatch.undo()
     assert len(tables[0]) == 40
     assert tables[0].equals(tables[1])

@@ -263,7 +263,7 @@ def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("shape", [(20, 30, 26), (20, 30, 26, 1)])
+@pytest.mark.parametrize("shape", [(20, 30, 26), (20, 30, 26, 1), (20, 30)])
 def test_heat_and_mask_of_a_volume_come_back_to_the_voxels_they_were_seen_at(tmp_path, plane, shape):
     """Heat that is the slice itself: a blob in stored voxels, whose axes are crossed, flipped and no cubes, is the mask."""
     values = (np.arange(np.prod(shape)) % 50).astype(np.int16).reshape(shape)
@@ -293,6 +293,17 @@ def test_heat_and_mask_of_a_volume_come_back_to_the_voxels_they_were_seen_at(tmp
     assert [item.name for item in (tmp_path / "masks").glob("*.png")] == [f"{len(found) + 3:05d}-b.png-mask.png"]
 
 
+def test_a_slice_refused_after_the_model_keeps_its_place_in_the_volume(classifier, heads, monkeypatch):
+    grey = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L")).astype(np.int16)
+    volume = nibabel.Nifti1Image(np.dstack([grey] * 3), np.eye(4)).to_bytes()
+    monkeypatch.setitem(classifier.package.card["gate"]["distance"], "refuse", -1.0)
+    found = list(classifier.predict([volume], heat=True))
+    assert {one.status for one in found} == {"refused"}
+    assert any("known slices" in one.reasons[0] for one in found)
+    assert [one.place[1] for one in found] == [0, 1, 2]
+    assert len({id(one.place[0]) for one in found}) == 1
+
+
 def test_the_command_writes_a_volumes_mask_in_its_own_grid(heads, tmp_path):
     """Two slices of a head, stored from the top down and from front to back; each file's slices stay in its own mask."""
     grey = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L")).astype(np.int16)
@@ -304,7 +315,8 @@ def test_the_command_writes_a_volumes_mask_in_its_own_grid(heads, tmp_path):
     assert answer.exit_code == 0, answer.output
     answered = {one["path"].rpartition("#")[0] for one in json.loads(answer.stdout) if one["label"]}
     written = sorted((tmp_path / "m").iterdir())
-    assert len(written) == len(answered)
+    assert answered == {str(tmp_path / "a.nii"), str(tmp_path / "b.nii")}
+    assert len(written) == 2
     for file in written:
         mask = nibabel.load(file)
         assert mask.shape == (48, 96, 2 if "-a-" in file.name else 3)

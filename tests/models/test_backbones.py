@@ -16,7 +16,8 @@ from tumorscope.models.heads import Head
 from tumorscope.models.registry import build
 from tumorscope.models.weights import read_source, weights_of
 from tumorscope.training.checkpoint import save_weights
-from tumorscope.training.features import BATCH_PIXELS, stored_features
+from tumorscope.training.features import stored_features
+from tumorscope.training.network import PIXELS_AT_ONCE
 
 OURS = ["vgg16", "resnet50", "densenet121"]
 OTHERS = ["mobilenetv3_small_050", "efficientnet_b0", "convnext_atto", "regnety_002", "vit_tiny_patch16_224"]
@@ -90,7 +91,7 @@ def test_stored_features_are_timms_own_of_slices_normalised_by_hand(shared, tmp_
     )
     slices = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE)).astype(np.uint8)
     np.save(tmp_path / "slices.npy", slices)
-    monkeypatch.setitem(BATCH_PIXELS, "cpu", 2 * SIDE**2)
+    monkeypatch.setitem(PIXELS_AT_ONCE, "cpu", 2 * SIDE**2)
     stored = stored_features(chosen, tmp_path / "slices.npy", tmp_path, "cpu")
     given = timm.data.resolve_data_config({}, model=features)
     mean, deviation = (torch.tensor(given[key])[:, None, None] for key in ("mean", "std"))

@@ -138,12 +138,13 @@ def test_svm_smote_brings_a_class_near_its_count():
     assert counts[1:] == [12, 30, 12]
 
 
-def test_a_method_that_finds_no_place_for_a_slice_says_so():
-    """ADASYN with glioma far from all others: no neighbour is of another class."""
+@pytest.mark.parametrize("method", ["adasyn", "borderline_smote"])
+def test_a_method_that_finds_no_place_for_a_slice_says_so(method):
+    """Glioma is far from all others: no neighbour is of another class."""
     images = np.concatenate([np.zeros((12, 2, 2)), np.full((30, 2, 2), 250)]).astype(np.uint8)
     images[:, 0, 0] += np.arange(42, dtype=np.uint8) % 5
-    recipe = Imbalance.model_validate({"method": "adasyn", "targets": {"glioma": {"count": 30}}})
-    with pytest.raises(RecipeError, match=r"imbalance.method: adasyn makes nothing here .*try smote"):
+    recipe = Imbalance.model_validate({"method": method, "targets": {"glioma": {"count": 30}}})
+    with pytest.raises(RecipeError, match=rf"imbalance.method: {method} makes nothing here .*try smote"):
         oversample(images, np.array([0] * 12 + [2] * 30), recipe, seed=0)
 
 

@@ -164,6 +164,9 @@ def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
     [
         ("lite0", SPACE, "would compute a frozen backbone anew"),
         ("baseline_cnn", {"input.size": Range(choices=(16, 32))}, "every trial sees the recipe's own slices"),
+        ("baseline_cnn", {"input": Range(choices=({"size": 16},))}, "input: a search changes single fields"),
+        ("baseline_cnn", {"external": Range(choices=([],))}, "external: a search changes single fields"),
+        ("resnet10_128", {"model.backbone.unfrozen": Range(choices=(0, 1))}, "take 0 out of the space"),
         (
             "resnet10_128",
             {"model.backbone.weights": Range(choices=("none", "file:w.safetensors"))},
@@ -192,7 +195,6 @@ def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "RUNNING", "WAITING", "WAITING"]
 
 
-@pytest.mark.slow
 def test_a_search_is_refused_weights_that_may_know_its_validation_slices(tmp_path):
     """Weights learnt on a fold of the same set, and such as a fold would have to learn first."""
     recipe, file = tmp_path / "tiny.toml", tmp_path / "w.safetensors"
@@ -209,6 +211,7 @@ def test_a_search_is_refused_weights_that_may_know_its_validation_slices(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_search(tmp_path):
     """Killed alone, it leaves no worker behind that would go on with trials that the next call puts back."""
     root = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from tumorscope.cli.common import (
 
 app = typer.Typer(no_args_is_help=True, help="The published student report, row by row, under an honest protocol too.")
 
-OutOption = Annotated[Path, typer.Option(help="Folder for the table, its figure and page.")]
+OutOption = Annotated[Path, typer.Option(help="Folder for the table, its figures and page.")]
 
 
 @app.command("run")
@@ -76,14 +76,13 @@ def run(
 @app.command("show")
 def show(out: OutOption = Path("reports/study")) -> None:
     """Print the table that `study run` made, and where its page lies."""
-    import json
-
     from tumorscope.errors import DataNotFound
+    from tumorscope.study.table import read_study, write_study
 
     file = out / "study.json"
     if not file.exists():
         raise DataNotFound(f"{file}: no study here yet; make one with tumorscope study run.")
-    kept = json.loads(file.read_text(encoding="utf-8"))
+    kept = read_study(file)
     for row in kept["rows"]:
         said = f", report {row['reported']['accuracy']:.4f}" if row["reported"] else ""
         sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
@@ -93,6 +92,4 @@ def show(out: OutOption = Path("reports/study")) -> None:
         )
     for row in kept.get("not_measured", ()):
         typer.echo(f"{row['title']:52} {row['protocol']:11} not measured here; {row['command']}")
-    from tumorscope.study.table import write_study
-
     typer.echo(write_study(out).resolve())

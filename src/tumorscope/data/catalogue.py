@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing.context import BaseContext
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -237,23 +235,23 @@ def _scan(
 Outcome = str | tuple[dict[str, object], list[np.ndarray]]
 
 
-#: Files that are read sooner than new processes start.
-FEW = 512
-
-
 def read_all(
     source: Source, planned: Sequence[Planned], sizes: tuple[int, ...], crop: str = "none"
 ) -> Iterable[Outcome]:
     """For every planned file its facts and pixels at `sizes`, or the reason why it was refused; in order."""
     chunks = [planned[start : start + 32] for start in range(0, len(planned), 32)]
-    workers, context = min(home.cores(), len(chunks)), _context()
-    if workers < 2 or (context.get_start_method() == "spawn" and len(planned) < FEW):
+    read = partial(_read_chunk, sizes=sizes, crop=crop)
+    workers = min(home.cores(), len(chunks))
+    if workers < 2 or threaded():
+        # Pillow and zlib let other threads run.
         _start(source.path)
-        yield from (outcome for chunk in chunks for outcome in _read_chunk(chunk, sizes, crop))
+        with ThreadPoolExecutor(max(1, workers)) as threads:
+            for outcomes in threads.map(read, chunks):
+                yield from outcomes
         return
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source.path,)) as pool:
-            for outcomes in pool.map(partial(_read_chunk, sizes=sizes, crop=crop), chunks):
+        with ProcessPoolExecutor(workers, initializer=_start, initargs=(source.path,)) as pool:
+            for outcomes in pool.map(read, chunks):
                 yield from outcomes
     except BrokenProcessPool as error:
         raise TumorscopeError(
@@ -261,10 +259,11 @@ def read_all(
         ) from error
 
 
-def _context() -> BaseContext:
-    """How processes start here: once a library with threads of its own is at work, a fork of them may wait for ever."""
-    threaded = {"torch", "onnxruntime"} & set(sys.modules)
-    return multiprocessing.get_context("spawn" if threaded else None)
+def threaded() -> bool:
+    """Whether a library with threads of its own is loaded: a fork of them may wait for ever, and a new process needs a script
+    whose top can run again.
+    """
+    return not {"torch", "onnxruntime"}.isdisjoint(sys.modules)
 
 
 _source: Source

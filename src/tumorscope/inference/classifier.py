@@ -153,7 +153,7 @@ class Classifier:
             one = ready.slice
             verdict = gate.after(float(distance), card["gate"])
             if verdict.refused:
-                found.append(Finding(one.name, "refused", reasons=verdict.refused, plane=one.plane, series=one.series))
+                found.append(_finding(one, "refused", reasons=verdict.refused))
                 continue
             best = int(chance.argmax())
             reasons = (*ready.warned, *verdict.warned)

@@ -50,7 +50,7 @@ class Grid:
         """uint8 of the stored shape: pictures uint8 (h, w) over the slices of these numbers from 0, and 0 in the others."""
         from nibabel import orientations
 
-        sides = np.array(self.shape[:3])[np.argsort(self.turn[:, 0])]
+        sides = np.array((*self.shape, 1)[:3])[np.argsort(self.turn[:, 0])]
         upright = np.zeros(sides, np.uint8)
         across, down = (int(side) for side in np.delete(sides, self.axis))
         for number, picture in pictures.items():
@@ -193,11 +193,17 @@ def _groups(dataset: Any, frame: int) -> list[Any]:
 
 def _in_order(dataset: Any, frames: int) -> list[int]:
     """Frames by position along their normal (PS3.3 C.7.6.16.2.3), as stored where not each has a place of its own."""
+    if frames == 1:
+        return [0]
     groups = [_groups(dataset, frame) for frame in range(frames)]
     places = [_first(one, dataset, "PlanePositionSequence", "ImagePositionPatient") for one in groups]
     cosines = [_first(one, dataset, "PlaneOrientationSequence", "ImageOrientationPatient") for one in groups]
     normal = _normal({"ImageOrientationPatient": cosines[0]})
-    if normal is None or None in places or any(one != cosines[0] for one in cosines):
+    if (
+        normal is None
+        or any(place is None or len(place) != 3 for place in places)
+        or any(one != cosines[0] for one in cosines)
+    ):
         return list(range(frames))
     along = [float(np.dot(normal, np.asarray(place, float))) for place in places]
     return sorted(range(frames), key=along.__getitem__) if len(set(along)) == frames else list(range(frames))

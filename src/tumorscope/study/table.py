@@ -86,7 +86,7 @@ def run_study(
 
 def write_study(out: Path) -> Path:
     """Write study.csv, a figure a group and study.html from study.json; the page's path."""
-    kept = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    kept = read_study(out / "study.json")
     group_of = {row.name: row.group for row in all_rows()}
     grouped: dict[str, list[dict[str, Any]]] = {}
     for line in kept["rows"]:
@@ -178,9 +178,19 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
         line["regions"] = summary(pooled, row.build().input.size ** 2)
-    made = environment()
-    line["made"] = {"processor": made["machine"]["processor"], "cores": made["machine"]["cores"], **made["versions"]}
+    line["made"] = _made(runs)
     return line | {"reported": _reported(row, scored["protocol"]), "note": row.note}
+
+
+def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Processor, cores and versions that the runs were trained with, each combination once."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        one = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        made = {"processor": one["machine"]["processor"], "cores": one["machine"]["cores"], **one["versions"]}
+        if made not in found:
+            found.append(made)
+    return found
 
 
 def _reported(row: Row, protocol: str) -> dict[str, float]:
@@ -223,8 +233,18 @@ def _leave_out(file: Path, catalogue: Catalogue, row: Row, protocol: str, reason
         _write(file, catalogue, stored["rows"], _with(stored["not_measured"], line))
 
 
+def read_study(file: Path) -> dict[str, Any]:
+    """What `run_study` wrote; lines of before the report's figures stood in them get those."""
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    rows = {row.name: row for row in all_rows()}
+    for line in (*kept["rows"], *kept["not_measured"]):
+        known = _reported(rows[line["row"]], line["protocol"]) if line["row"] in rows else {}
+        line.setdefault("reported", known)
+    return kept
+
+
 def _stored(file: Path) -> dict[str, list[dict[str, Any]]]:
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept = read_study(file) if file.exists() else {}
     return {name: kept.get(name, []) for name in ("rows", "not_measured")}
 
 

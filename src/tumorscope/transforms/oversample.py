@@ -8,6 +8,9 @@ from tumorscope.config import Imbalance
 from tumorscope.errors import RecipeError
 from tumorscope.labels import INDEX
 
+#: Methods that find no place for a slice where classes lie so far apart that they have no border.
+NEED_A_BORDER = ("borderline_smote", "svm_smote", "adasyn")
+
 
 def oversample(
     images: np.ndarray, labels: np.ndarray, imbalance: Imbalance, seed: int
@@ -21,10 +24,16 @@ def oversample(
     if imbalance.method == "none" or not wanted:
         return images, labels
     sampler = _sampler(labels, wanted, imbalance, seed)
+    why: Exception | None = None
     try:
         flat, label = sampler.fit_resample(images.reshape(len(images), -1).astype(np.float32), labels)
-    except (ValueError, RuntimeError) as error:  # such as classes so far apart that none has a border
-        raise RecipeError(f"imbalance.method: {imbalance.method} makes nothing here ({error}); try smote") from error
+    except (ValueError, RuntimeError) as error:
+        if imbalance.method not in NEED_A_BORDER:
+            raise
+        flat, label, why = images, labels, error
+    if len(label) == len(labels):
+        reason = why or "no slice has another class near"
+        raise RecipeError(f"imbalance.method: {imbalance.method} makes nothing here ({reason}); try smote") from why
     return np.rint(flat).astype(np.uint8).reshape(-1, *images.shape[1:]), label.astype(labels.dtype)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from tumorscope import home
 from tumorscope.config import Recipe, load_recipe
@@ -129,10 +130,24 @@ def _need_searchable(base: Recipe, space: Space) -> None:
     pixels = [key for key in space if key.startswith("input.") and key != "input.normalise"]
     if pixels:
         raise RecipeError(f"{pixels[0]}: every trial sees the recipe's own slices; take it out of the space")
+    whole = [key for key in space if key == "external" or isinstance(_value(base, key), BaseModel)]
+    if whole:
+        raise RecipeError(f"{whole[0]}: a search changes single fields; name those in it")
+    unfrozen = space.get("model.backbone.unfrozen")
+    if unfrozen and 0 in (unfrozen.low, *unfrozen.choices):
+        raise RecipeError("model.backbone.unfrozen: a search trains through the network; take 0 out of the space")
     if "model.backbone.weights" in space:
         raise RecipeError(
             "model.backbone.weights: nobody proves a trial's weights apart from the set; take it out of the space"
         )
+
+
+def _value(base: Recipe, key: str) -> Any:
+    """What the recipe holds at a dotted key; None where it has no such table or field."""
+    value: Any = base
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def _need_weights(base: Recipe, catalogue: Catalogue) -> None:
@@ -320,7 +335,7 @@ def _finish(study: Any, plan: Plan, trial: Any) -> str:
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number}: pruned"
-    except LossNotFinite as error:  # a value of the space that does not train is a finding, and no reason to end
+    except LossNotFinite as error:  # values that do not train are a finding, and no reason to end
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number}: pruned; {error}"
     study.tell(trial, float(np.mean(values)))
