@@ -263,7 +263,7 @@ def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("shape", [(20, 30, 26), (20, 30, 26, 1), (20, 30)])
+@pytest.mark.parametrize("shape", [(20, 30, 26), (20, 30, 26, 1)])
 def test_heat_and_mask_of_a_volume_come_back_to_the_voxels_they_were_seen_at(tmp_path, plane, shape):
     """Heat that is the slice itself: a blob in stored voxels, whose axes are crossed, flipped and no cubes, is the mask."""
     values = (np.arange(np.prod(shape)) % 50).astype(np.int16).reshape(shape)
@@ -291,6 +291,19 @@ def test_heat_and_mask_of_a_volume_come_back_to_the_voxels_they_were_seen_at(tmp
     assert len(list((tmp_path / "heat").glob("*.png"))) == len(found)  # overlays, of the refused slice none
     assert [item.name for item in (tmp_path / "heat").glob("*.npy")] == [f"{len(found) + 3:05d}-b.png.npy"]
     assert [item.name for item in (tmp_path / "masks").glob("*.png")] == [f"{len(found) + 3:05d}-b.png-mask.png"]
+
+
+def test_the_mask_of_a_two_dimensional_nifti_comes_back_to_its_pixels(tmp_path):
+    values = (np.arange(600) % 50).astype(np.int16).reshape(20, 30)
+    values[3:8, 14:25] = 1000
+    content = nibabel.Nifti1Image(values, np.diag([-1.0, 1, 1, 1])).to_bytes()
+    found = [
+        Finding(one.name, "accepted", heat=one.grey, grey=one.grey, place=one.place)
+        for one in read_slices("flat.nii", content)
+    ]
+    list(with_maps(iter(found), None, tmp_path, 0))
+    (written,) = tmp_path.iterdir()
+    np.testing.assert_array_equal(np.asarray(nibabel.load(written).dataobj), values == 1000)
 
 
 def test_a_slice_refused_after_the_model_keeps_its_place_in_the_volume(classifier, heads, monkeypatch):
