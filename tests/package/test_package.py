@@ -20,9 +20,10 @@ from tests.inference.test_record import matlab
 
 from tumorscope.config import load_recipe
 from tumorscope.data.decode import decode
+from tumorscope.data.layout import Planned
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
-from tumorscope.evaluation.package_scores import _region, score_package
-from tumorscope.inference.classifier import Classifier, calibrated, prediction_set
+from tumorscope.evaluation.package_scores import _mask, _region, score_package
+from tumorscope.inference.classifier import Classifier, Finding, calibrated, prediction_set
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
@@ -639,17 +640,57 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
 
 def test_a_region_is_scored_at_the_slices_own_size():
     """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4); whose peak is inside."""
-    mask = np.zeros((16, 24), np.uint8)
-    mask[0, 0] = 255
+    mask = np.zeros((16, 24), bool)
+    mask[0, 0] = True
     heat = np.zeros((32, 48), np.uint8)
     heat[0, :3] = 255
     for peak, pointed in (((0, 1), 1), ((0, 2), 0)):
-        assert _region(heat, peak, OneFile(encoded(mask)), "mask.png") == {
+        assert _region(Finding("a", "accepted", heat=heat, peak=peak), mask) == {
             **{"pixels": 1536, "region_pixels": 3, "mask_pixels": 4, "pointed": pointed},
             "dice": pytest.approx(4 / 7),
         }
-    assert _region(heat, (0, 1), OneFile(b""), "") == {"pixels": 1536, "region_pixels": 3}
-    assert _region(None, None, OneFile(b""), "") == {}
+    assert _region(Finding("a", "accepted", heat=heat, peak=(0, 1)), None) == {"pixels": 1536, "region_pixels": 3}
+    assert _region(Finding("a", "refused"), mask) == {}
+
+
+@pytest.mark.parametrize("inside", [1, 255])
+def test_a_mask_of_ones_is_one_of_whites_and_a_damaged_one_is_told_of(inside):
+    mask = np.zeros((16, 24), np.uint8)
+    mask[2, 3:7] = inside
+    planned, unread = Planned(None, "glioma", "", "set", mask="mask.png"), {}
+    np.testing.assert_array_equal(_mask(OneFile(encoded(mask)), planned, unread), mask == inside)
+    assert not _mask(OneFile(encoded(np.zeros((16, 24), np.uint8))), planned, unread).any()
+    assert unread == {}
+    assert _mask(OneFile(b"\x89PNG"), planned, unread) is None
+    assert "no image inside" in unread["mask.png"]
+
+
+def test_masks_that_show_no_tumour_end_no_evaluation(made, tmp_path, monkeypatch):
+    """All black, or none of a slice that is answered: scores of presence, and none of regions."""
+    source = made[1].source()
+    card = {**load_package(made[0]).card, "map": "regions"}
+    monkeypatch.setattr("tumorscope.evaluation.package_scores.Classifier.load", lambda _: Regions(made[0], card))
+    (tmp_path / "set" / "glioma").mkdir(parents=True)
+    (tmp_path / "set" / "notumor").mkdir()
+    lines = ["path,mask"]
+    for label in ("glioma", "notumor"):
+        some = made[1].table.loc[made[1].table["label"] == label, "path"].head(3)
+        for number, path in enumerate(some):
+            (tmp_path / "set" / label / f"{number}.png").write_bytes(source.read(path))
+            lines.append(f"{label}/{number}.png,black.png")
+    (tmp_path / "set" / "black.png").write_bytes(encoded(np.zeros((16, 24), np.uint8)))
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(lines))
+    found, result = score_package(made[0], tmp_path / "set")
+    assert len(found) == 6
+    assert "presence" in result
+    assert "regions" not in result
+
+
+class Regions(Classifier):
+    """A package whose card says that its maps are regions."""
+
+    def __init__(self, folder, card):
+        super().__init__(replace(load_package(folder), card=card))
 
 
 class OneFile:

@@ -47,6 +47,7 @@ def score_package(
     planned, notices = plan(source, Layout.of(classes, kinds=False), medical=True)
     if not planned:
         raise nothing_found(source, [])
+    unread: dict[str, str] = {}
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
     rows = [
         {
@@ -66,10 +67,11 @@ def score_package(
             },
             **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
             **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in classifier.package.card["labels"]},
-            **(_region(one.heat, one.peak, source, item.mask if one.path == item.path else "") if masked else {}),
+            **(_region(one, _mask(source, item, unread) if one.path == item.path else None) if masked else {}),
         }
         for item, sha256, one in _findings(classifier, source, planned, masked, progress)
     ]
+    notices = (*notices, *(f"mask {readable(name)}: {reason} It was left out." for name, reason in unread.items()))
     found = known.fill(pd.DataFrame(rows))
     digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
     found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]))
@@ -87,7 +89,7 @@ def score_package(
     if len(answered):
         result |= {"presence": presence(answered), "presence by plane": _by(answered, "plane")}
         result["presence by source"] = _by(answered, "source")
-    if masked and len(answered):
+    if "dice" in answered and answered["dice"].notna().any():
         result |= {"regions": region_summary(answered), "presence by tumour size": _by_size(answered)}
     if len(answered) and (answered["label"] != TUMOUR).all():
         pairs = zip(answered["label"], answered["set"], strict=True)
@@ -141,22 +143,36 @@ def _together(one: Finding) -> str:
     return readable(volume) if hash_sign and number.isdecimal() else ""
 
 
-def _region(heat: np.ndarray | None, peak: tuple[int, int] | None, source: Source, mask: str) -> dict[str, float]:
+def _mask(source: Source, item: Planned, unread: dict[str, str]) -> np.ndarray | None:
+    """A slice's tumour mask, bool (h, w): above half its highest value, so that 1 may stand for a tumour as 255 may.
+
+    None where it has none, or none that can be read, which `unread` is told; a damaged mask ends no run.
+    """
+    if not item.mask or item.mask in unread:
+        return None
+    try:
+        grey = decode(source.read(item.mask)).grey
+    except InputRejected as error:
+        unread[item.mask] = str(error)
+        return None
+    return np.asarray(2 * grey.astype(int) > max(int(grey.max()), 1))
+
+
+def _region(one: Finding, mask: np.ndarray | None) -> dict[str, float]:
     """Of one slice: its and its region's pixels; of a known tumour mask also its pixels, Dice, and whether the peak is in it."""
+    heat, peak = one.heat, one.peak
     if heat is None or peak is None:
         return {}
     region = heat > 127
     found = {"pixels": float(heat.size), "region_pixels": float(region.sum())}
-    inside = decode(source.read(mask)).grey > 127 if mask else np.zeros_like(region)
-    if not inside.any():
+    if mask is None or not mask.any():
         return found
-    if inside.shape != heat.shape:
-        grown = Image.fromarray(inside).resize(heat.shape[::-1], Image.Resampling.NEAREST)
-        inside = np.asarray(grown)
+    if mask.shape != heat.shape:
+        mask = np.asarray(Image.fromarray(mask).resize(heat.shape[::-1], Image.Resampling.NEAREST))
     return {
         **found,
-        **{"mask_pixels": float(inside.sum()), "dice": float(dice(region[None], inside[None])[0])},
-        "pointed": float(inside[peak]),
+        **{"mask_pixels": float(mask.sum()), "dice": float(dice(region[None], mask[None])[0])},
+        "pointed": float(mask[peak]),
     }
 
 
