@@ -1,6 +1,6 @@
 """How a model does when no file tells its collection any more: benchmarks/results/levelled.json.
 
-python benchmarks/levelled.py --data ARCHIVE --run PATIENT_CV_RUN [--slices N]
+python benchmarks/levelled.py --data ARCHIVE --run PATIENT_CV_RUN [--slices N --out FILE]
 
 Test slices of --run, each answered by the network of the fold that has not seen it and calibrated by the other folds, as a
 package answers: as they come, and made alike first (`levelled`). What file and frame alone say of the class is measured
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--run", type=Path, required=True, help="patient-cv run.")
     parser.add_argument("--slices", type=int, default=0, help="Of them; 0 is all.")
+    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recipe, catalogue = ts.load_recipe(arguments.run / "recipe.toml"), ts.load_catalogue(arguments.data)
@@ -80,7 +81,7 @@ def main() -> None:
         "same answer": float((said(before) == said(after)).mean()),
         "by collection": [*by_collection("as they come", before), *by_collection("levelled", after)],
     }
-    write_json(RESULT, {**found, **environment()})
+    write_json(arguments.out, {**found, **environment()})
     for name in ("cues", "scores", "levelled less as they come", "same answer"):
         print(name, found[name])
     print(pd.DataFrame(found["by collection"]).to_string())

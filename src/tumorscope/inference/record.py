@@ -145,14 +145,13 @@ def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _by_series(name: str, several: list[Record]) -> list[tuple[str, list[Record]]]:
-    """A folder's slices apart by series; where there is one, files that could not say theirs belong to it."""
+    """A folder's slices apart by series, last those that cannot say theirs; where there is one series they belong to it."""
     known = list(dict.fromkeys(one["series"] for one in several if one.get("series")))
     if len(known) < 2:
         return [(name, several)]
-    return [
-        (f"{name} (series {number})", [one for one in several if one.get("series") == series])
-        for number, series in enumerate(known, start=1)
-    ]
+    parts = [(f"{name} (series {number})", series) for number, series in enumerate(known, start=1)]
+    parts += [(f"{name} (files of no known series)", "")]
+    return [(text, [one for one in several if (one.get("series") or "") == series]) for text, series in parts]
 
 
 def _volume(one: Record) -> str:
