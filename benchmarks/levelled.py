@@ -44,9 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--run", type=Path, required=True, help="patient-cv run.")
-    parser.add_argument("--slices", type=int, default=0, help="Of them; 0 is all.")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--slices", type=int, default=0, help="Of them; 0 is all. Needs --out.")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.slices and not arguments.out:
+        parser.error(
+            f"--slices {arguments.slices} is not the whole result that {RESULT.name} holds: name another with --out."
+        )
     torch.set_num_threads(1)
     recipe, catalogue = ts.load_recipe(arguments.run / "recipe.toml"), ts.load_catalogue(arguments.data)
     facts_of(arguments.run, catalogue)
@@ -81,7 +85,7 @@ def main() -> None:
         "same answer": float((said(before) == said(after)).mean()),
         "by collection": [*by_collection("as they come", before), *by_collection("levelled", after)],
     }
-    write_json(arguments.out, {**found, **environment()})
+    write_json(arguments.out or RESULT, {**found, **environment()})
     for name in ("cues", "scores", "levelled less as they come", "same answer"):
         print(name, found[name])
     print(pd.DataFrame(found["by collection"]).to_string())

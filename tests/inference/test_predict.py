@@ -11,8 +11,10 @@ import time
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from tests.inference.test_reading import CROSSED, dicom, volume
 from typer.testing import CliRunner
 
@@ -198,7 +200,9 @@ def test_the_base_installation_scores_a_package(made, tmp_path):
     result = json.loads((tmp_path / "scores.json").read_text())
     assert result["trained on this"]
     assert result["scores"]["n"] == len(made[1].table) - result["status"].get("refused", 0)
-    assert 0 <= result["presence"]["auc"] <= 1
+    told = pd.read_csv(tmp_path / "findings.csv").dropna(subset="p_notumor")
+    auc = roc_auc_score(told["label"] != "notumor", 1 - told["p_notumor"])
+    assert result["presence"]["auc"] == pytest.approx(auc)
 
 
 def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from tests.inference.test_reading import dicom
 from tests.inference.test_record import matlab
 
 from tumorscope.config import load_recipe
 from tumorscope.data.decode import decode
-from tumorscope.data.layout import Planned
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
-from tumorscope.evaluation.package_scores import _mask, _region, score_package
+from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, Finding, calibrated, prediction_set
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
@@ -450,9 +450,12 @@ def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made,
     assert answer.exit_code == 0, answer.output
     result = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert sum(result["status"].values()) == len(catalogue.table)
-    findings = (tmp_path / "out" / "findings.csv").read_text().splitlines()
-    assert len(findings) == len(catalogue.table) + 1
+    findings = pd.read_csv(tmp_path / "out" / "findings.csv")
+    assert len(findings) == len(catalogue.table)
     answered = result["status"].get("accepted", 0) + result["status"].get("warned", 0)
+    told = findings[findings["p_notumor"].notna()]
+    auc = roc_auc_score(told["label"] != "notumor", 1 - told["p_notumor"])
+    assert result["presence"]["auc"] == pytest.approx(auc)
     assert result["scores"]["n"] == answered
     assert f"phantom {result['set coverage']['by source']['phantom']['coverage']:.3f} (n {answered})" in answer.stdout
     assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2
@@ -505,6 +508,36 @@ def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made,
     assert (ward["n"], ward["coverage"]) == (len(in_ward), pytest.approx(np.mean(inside)))
     others = result["set coverage"]["by source"]["data"]["by class"]
     assert sum(one["n"] for one in others.values()) == answered.sum() - len(in_ward)
+
+
+def test_volumes_and_dicom_files_have_the_limits_of_their_reader_not_those_of_a_slice(made, tmp_path):
+    """A black volume in a zip shrinks a thousandfold; 65 MiB are too many for an image alone, 513 MiB for every file."""
+    volume = np.zeros((128, 128, 40), np.int16)
+    volume[40:90, 40:90] = 700
+    black = nibabel.Nifti1Image(volume, np.eye(4)).to_bytes()
+    with zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("glioma/v.nii", black)
+        assert archive.getinfo("glioma/v.nii").compress_size * 200 < len(black)
+        archive.writestr("glioma/IM0001", dicom(), zipfile.ZIP_BZIP2)
+        archive.writestr("glioma/README", "no slice")
+    found, _ = score_package(made[0], tmp_path / "data.zip")
+    assert found["path"].tolist() == [*(f"glioma/v.nii#{number}" for number in range(1, 41)), "glioma/IM0001"]
+    assert (found["status"].iloc[:40] != "error").all()
+    assert "compression method 12" in found["reasons"].iloc[40]
+
+    (tmp_path / "data" / "glioma").mkdir(parents=True)
+    few = nibabel.Nifti1Image(volume[..., :2], np.eye(4)).to_bytes()
+    files = {"v.nii": (few, 65), "IM0002": (dicom(), 513), "a.png": (encoded(np.eye(20, dtype=np.uint8)), 65)}
+    for name, (content, size) in files.items():
+        with (tmp_path / "data" / "glioma" / name).open("wb") as stream:
+            stream.write(content)
+            stream.truncate(size * 2**20)
+    found, _ = score_package(made[0], tmp_path / "data")
+    said = found.set_index("path")
+    assert (said.loc[["glioma/v.nii#1", "glioma/v.nii#2"], "status"] != "error").all()
+    assert "at most 536,870,912 bytes" in said.loc["glioma/IM0002", "reasons"]
+    assert "at most 67,108,864 bytes" in said.loc["glioma/a.png", "reasons"]
+    assert len(said) == 4
 
 
 def test_the_card_says_coverage_of_each_class_and_source_with_its_n():
@@ -640,57 +673,62 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
 
 def test_a_region_is_scored_at_the_slices_own_size():
     """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4); whose peak is inside."""
-    mask = np.zeros((16, 24), bool)
-    mask[0, 0] = True
+    mask = np.zeros((16, 24), np.uint8)
+    mask[0, 0] = 255
     heat = np.zeros((32, 48), np.uint8)
     heat[0, :3] = 255
+    unknown = dict.fromkeys(("pixels", "region_pixels", "mask_pixels", "dice", "pointed"), np.nan)
     for peak, pointed in (((0, 1), 1), ((0, 2), 0)):
-        assert _region(Finding("a", "accepted", heat=heat, peak=peak), mask) == {
+        one = Finding("a.png", "accepted", heat=heat, peak=peak)
+        assert _region(one, OneFile(encoded(mask)), "mask.png", []) == {
             **{"pixels": 1536, "region_pixels": 3, "mask_pixels": 4, "pointed": pointed},
             "dice": pytest.approx(4 / 7),
         }
-    assert _region(Finding("a", "accepted", heat=heat, peak=(0, 1)), None) == {"pixels": 1536, "region_pixels": 3}
-    assert _region(Finding("a", "refused"), mask) == {}
+    no_mask = pytest.approx({**unknown, "pixels": 1536, "region_pixels": 3}, nan_ok=True)
+    assert _region(one, OneFile(b""), "", []) == no_mask
+    assert _region(Finding("a.png", "refused"), OneFile(b""), "", []) == pytest.approx(unknown, nan_ok=True)
 
 
-@pytest.mark.parametrize("inside", [1, 255])
-def test_a_mask_of_ones_is_one_of_whites_and_a_damaged_one_is_told_of(inside):
-    mask = np.zeros((16, 24), np.uint8)
-    mask[2, 3:7] = inside
-    planned, unread = Planned(None, "glioma", "", "set", mask="mask.png"), {}
-    np.testing.assert_array_equal(_mask(OneFile(encoded(mask)), planned, unread), mask == inside)
-    assert not _mask(OneFile(encoded(np.zeros((16, 24), np.uint8))), planned, unread).any()
-    assert unread == {}
-    assert _mask(OneFile(b"\x89PNG"), planned, unread) is None
-    assert "no image inside" in unread["mask.png"]
+@pytest.mark.parametrize("usable", [True, False])
+def test_masks_of_any_kind_are_scored_or_left_out_and_end_no_run(tmp_path, monkeypatch, usable):
+    """Half of each slice is answered as tumour, and a mask of 0 and 1 covers a quarter: Dice 2 * 64 / (128 + 64)."""
+    slice_, quarter, half = (np.zeros((16, 16), np.uint8) for _ in range(3))
+    quarter[:4], half[:8] = 1, 255
+    masks = {"black": encoded(slice_), "damaged": encoded(quarter)[:40], "of_a_volume": encoded(quarter)}
+    masks |= {"ones": encoded(quarter)} if usable else {}
+    for name in ("glioma", "notumor", "masks"):
+        (tmp_path / name).mkdir()
+    for name, content in masks.items():
+        (tmp_path / "masks" / f"{name}.png").write_bytes(content)
+        (tmp_path / "glioma" / name).with_suffix(".nii" if name == "of_a_volume" else ".png").write_bytes(b"")
+    (tmp_path / "notumor" / "free.png").write_bytes(b"")
+    rows = [f"glioma/{name}.{'nii' if name == 'of_a_volume' else 'png'},masks/{name}.png\n" for name in masks]
+    (tmp_path / "metadata.csv").write_text("path,mask\n" + "".join(rows))
 
+    def answering(self, items, names, **_):
+        for place, _ in enumerate(items):
+            path, chances = names[place], dict.fromkeys(CLASSES, 0.1) | {"glioma": 0.7}
+            path += "#1" if path.endswith(".nii") else ""
+            yield Finding(path, "accepted", "glioma", chances, ("glioma",), heat=half, peak=(6, 0))
 
-def test_masks_that_show_no_tumour_end_no_evaluation(made, tmp_path, monkeypatch):
-    """All black, or none of a slice that is answered: scores of presence, and none of regions."""
-    source = made[1].source()
-    card = {**load_package(made[0]).card, "map": "regions"}
-    monkeypatch.setattr("tumorscope.evaluation.package_scores.Classifier.load", lambda _: Regions(made[0], card))
-    (tmp_path / "set" / "glioma").mkdir(parents=True)
-    (tmp_path / "set" / "notumor").mkdir()
-    lines = ["path,mask"]
-    for label in ("glioma", "notumor"):
-        some = made[1].table.loc[made[1].table["label"] == label, "path"].head(3)
-        for number, path in enumerate(some):
-            (tmp_path / "set" / label / f"{number}.png").write_bytes(source.read(path))
-            lines.append(f"{label}/{number}.png,black.png")
-    (tmp_path / "set" / "black.png").write_bytes(encoded(np.zeros((16, 24), np.uint8)))
-    (tmp_path / "set" / "metadata.csv").write_text("\n".join(lines))
-    found, result = score_package(made[0], tmp_path / "set")
-    assert len(found) == 6
-    assert "presence" in result
-    assert "regions" not in result
-
-
-class Regions(Classifier):
-    """A package whose card says that its maps are regions."""
-
-    def __init__(self, folder, card):
-        super().__init__(replace(load_package(folder), card=card))
+    monkeypatch.setattr(Classifier, "predict", answering)
+    found, result = score_package(None, tmp_path)
+    (notice,) = [notice for notice in result["data"]["notices"] if "mask" in notice]
+    assert notice.startswith("masks/damaged.png: this mask was not used. ")
+    assert "not a whole image" in notice
+    assert (found["region_pixels"] == 128).all()
+    known = found.set_index("path")[["mask_pixels", "dice", "pointed"]].dropna(how="all")
+    if usable:
+        assert known.to_dict("index") == {
+            "glioma/ones.png": {"mask_pixels": 64, "dice": pytest.approx(2 / 3), "pointed": 0}
+        }
+        assert result["regions"]["all"]["slices"] == 1
+        assert result["regions"]["tumour-free"] == {"slices": 1, "with a region": 1}
+        assert result["presence by tumour size"]["above 4.0%"]["tumours"] == 1
+    else:
+        assert known.empty
+        assert result["presence"]["tumours"] == 3
+        assert "regions" not in result
 
 
 class OneFile:

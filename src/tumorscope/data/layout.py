@@ -22,6 +22,8 @@ DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
 #: Of files that `inference.reading` reads beside images; DICOM goes without an ending too.
 MEDICAL = (".dcm", ".ima", ".nii", ".nii.gz", ".mat")
+#: Bytes that hold a DICOM header's identification.
+HEAD = 132
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Planned:
     def path(self) -> str:
         """Name inside the source."""
         return self.member.name
+
+    @property
+    def image(self) -> bool:
+        """Whether it is named as a single image; else it was taken for DICOM, NIfTI or MATLAB."""
+        return _is_image(self.member)
 
     def columns(self) -> dict[str, object]:
         """The catalogue columns known without opening the file."""
@@ -89,8 +96,7 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
         more = dict(extra.rows.get(member.name, {}))
         said = more.pop("label", "")
         label = _label(member.name, classes) or classes.get(said.lower())
-        image = PurePosixPath(member.name).suffix.lower() in ENDINGS
-        if label is None or not (image or (medical and _is_medical(source, member))):
+        if label is None or not (_is_image(member) or (medical and _is_medical(source, member))):
             others += 1
             continue
         collection = more.pop("source", "") or readable(source.path.stem)
@@ -103,14 +109,17 @@ def _label(name: str, classes: dict[str, str]) -> str | None:
     return next((classes[folder] for folder in reversed(folders) if folder in classes), None)
 
 
+def _is_image(member: Member) -> bool:
+    return PurePosixPath(member.name).suffix.lower() in ENDINGS
+
+
 def _is_medical(source: Source, member: Member) -> bool:
     if member.name.lower().endswith(MEDICAL):
         return True
     try:
-        check(member)
-        return source.read(member.name)[128:132] == b"DICM"
-    except InputRejected:
-        return False
+        return source.head(member.name, HEAD)[128:] == b"DICM"
+    except InputRejected:  # it may be one: who reads it says why it cannot be read
+        return True
 
 
 def _split(name: str) -> str:

@@ -49,8 +49,11 @@ class Source(Protocol):
     def members(self) -> list[Member]:
         """Every file, in name order."""
 
-    def read(self, name: str) -> bytes:
-        """Bytes of one file; raises `InputRejected` past the limits."""
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
+        """Bytes of one file; raises `InputRejected` where it cannot be read or has more than `most` bytes."""
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of one file, `size` at most; raises `InputRejected` where it cannot be read."""
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -77,25 +80,28 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def check(member: Member) -> None:
-    """Refuse a file that would leave the target, is too large or is a compression bomb; nothing has been read yet."""
+def check(member: Member, most: int = MAX_FILE_BYTES, ratio: float = MAX_RATIO) -> None:
+    """Refuse a file that would leave the target, is too large or is a compression bomb; nothing has been read yet.
+
+    most : bytes; ratio : inflated over stored size
+    """
     if readable(member.name) != member.name:
         raise InputRejected("name", readable(member.name), "not UTF-8 or with control characters", "Rename the file.")
     parts = PurePosixPath(member.name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", member.name):
         raise InputRejected("name in archive", member.name, "leaves the target folder", "Repack the archive.")
-    if member.size > MAX_FILE_BYTES:
+    if member.size > most:
         raise InputRejected(
             "file size",
             f"{member.size:,} bytes",
-            f"at most {MAX_FILE_BYTES:,} bytes a slice",
+            f"at most {most:,} bytes a file",
             "Store slices as single images.",
         )
-    if member.stored and member.size > max(SMALL, MAX_RATIO * member.stored):
+    if member.stored and member.size > max(SMALL, ratio * member.stored):
         raise InputRejected(
             "compression ratio",
             f"{member.size // member.stored}",
-            f"at most {MAX_RATIO} (looks like a decompression bomb)",
+            f"at most {ratio} (looks like a decompression bomb)",
             "Repack the archive without it.",
         )
 
@@ -105,9 +111,9 @@ def readable(name: str) -> str:
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
-def _at_most(content: bytes, name: str) -> bytes:
-    if len(content) > MAX_FILE_BYTES:
-        raise InputRejected(name, f"over {MAX_FILE_BYTES:,} bytes", "larger than it was listed with", "Repack it.")
+def _at_most(content: bytes, name: str, most: int) -> bytes:
+    if len(content) > most:
+        raise InputRejected(name, f"over {most:,} bytes", "larger than it was listed with", "Repack it.")
     return content
 
 
@@ -146,14 +152,18 @@ class FolderSource:
             return None
         return Member(self._name(file), facts.st_size, f"{facts.st_mtime_ns}-{facts.st_ctime_ns}", 0)
 
-    def read(self, name: str) -> bytes:
-        """Bytes of one file; raises `InputRejected` when it lies outside the folder or cannot be read."""
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
+        """Bytes of one file; raises `InputRejected` as `head` does, and past the limit."""
+        return _at_most(self.head(name, most + 1), name, most)
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of one file; raises `InputRejected` when it lies outside the folder or cannot be read."""
         try:
             file = (self.path / name).resolve()
             if not file.is_relative_to(self.path):
                 raise InputRejected("link", name, f"leaves {self.path}", "Copy the file into the folder.")
             with file.open("rb") as stream:
-                return _at_most(stream.read(MAX_FILE_BYTES + 1), name)
+                return stream.read(size)
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle; ValueError: a null byte
             reason = getattr(error, "strerror", None) or str(error)
             raise InputRejected(name, reason, "must be readable", "Check links and permissions.") from error
@@ -185,16 +195,18 @@ class ZipSource:
             Member(name, info.file_size, f"{info.CRC:08x}", info.compress_size) for name, info in sorted(last.items())
         ]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
         """Bytes of one file, never more than the limit whatever the header says."""
+        return _at_most(self.head(name, most + 1), name, most)
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of one file; no more than these are inflated."""
         try:
             info = self._zip.getinfo(name)
             if info.compress_type not in CODECS:
                 raise NotImplementedError(f"compression method {info.compress_type}")
             with self._zip.open(info) as stream:
-                return _at_most(stream.read(MAX_FILE_BYTES + 1), name)
-        except InputRejected:
-            raise
+                return stream.read(size)
         except Exception as error:  # zipfile raises seven kinds, and zlib its own
             limit = "must be a whole, unencrypted file, stored or deflated"
             raise InputRejected(name, str(error), limit, "Repack the archive.") from error

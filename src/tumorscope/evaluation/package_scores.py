@@ -1,6 +1,7 @@
 """A package on labelled data: what a hospital does first with slices of its own."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.regions import SIZES, dice, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
 from tumorscope.inference.classifier import Classifier, Finding
+from tumorscope.inference.reading import MAX_BYTES
 from tumorscope.inference.record import belongs
 from tumorscope.labels import TUMOUR
 from tumorscope.training.identity import environment
+
+#: What is known of each slice's region, NaN where it is not.
+REGION = ("pixels", "region_pixels", "mask_pixels", "dice", "pointed")
 
 
 def score_package(
@@ -39,7 +44,7 @@ def score_package(
     What the gate refuses and what cannot be read has no probabilities; it is counted, by class, and left out of the scores.
     Presence at the answer given: a tumour is found where the answer is a tumour. Slices of one volume or series count as one
     patient where none is named. Where the data have tumour masks and the package is of a region model, its regions are
-    scored too, at the slices' own size.
+    scored too, at the slices' own size, on images and single frames; a mask that cannot be read is named in the notices.
 
     Raises `DataNotFound` where no file lies in a class folder.
     """
@@ -47,8 +52,8 @@ def score_package(
     planned, notices = plan(source, Layout.of(classes, kinds=False), medical=True)
     if not planned:
         raise nothing_found(source, [])
-    unread: dict[str, str] = {}
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
+    damaged: list[str] = []
     rows = [
         {
             **{
@@ -67,11 +72,10 @@ def score_package(
             },
             **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
             **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in classifier.package.card["labels"]},
-            **(_region(one, _mask(source, item, unread) if one.path == item.path else None) if masked else {}),
+            **(_region(one, source, item.mask if one.path == item.path else "", damaged) if masked else {}),
         }
         for item, sha256, one in _findings(classifier, source, planned, masked, progress)
     ]
-    notices = (*notices, *(f"mask {readable(name)}: {reason} It was left out." for name, reason in unread.items()))
     found = known.fill(pd.DataFrame(rows))
     digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
     found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]))
@@ -80,7 +84,12 @@ def score_package(
     refused = found["status"].isin(["refused", "error"])
     result: dict[str, Any] = {
         "package": classifier.package.card["name"],
-        "data": {"name": readable(source.path.stem), "digest": digest, "slices": len(found), "notices": notices},
+        "data": {
+            "name": readable(source.path.stem),
+            "digest": digest,
+            "slices": len(found),
+            "notices": (*notices, *damaged),
+        },
         "trained on this": classifier.package.card["data"]["digest"] == digest,
         "status": found["status"].value_counts().to_dict(),
         "refused by class": refused.groupby(found["label"]).mean().to_dict(),
@@ -89,7 +98,7 @@ def score_package(
     if len(answered):
         result |= {"presence": presence(answered), "presence by plane": _by(answered, "plane")}
         result["presence by source"] = _by(answered, "source")
-    if "dice" in answered and answered["dice"].notna().any():
+    if masked and answered["dice"].notna().any():
         result |= {"regions": region_summary(answered), "presence by tumour size": _by_size(answered)}
     if len(answered) and (answered["label"] != TUMOUR).all():
         pairs = zip(answered["label"], answered["set"], strict=True)
@@ -117,8 +126,13 @@ def _findings(
     def contents() -> Iterator[bytes]:
         for number, item in enumerate(planned, start=1):
             try:
-                check(item.member)
-                content = source.read(item.path)
+                # An image is held to be a slice; in a volume the reader sets its own limits, as it does for `predict`.
+                if item.image:
+                    check(item.member)
+                    content = source.read(item.path)
+                else:
+                    check(item.member, MAX_BYTES, math.inf)
+                    content = source.read(item.path, MAX_BYTES)
             except InputRejected as error:
                 unread.append((item, "", Finding(item.path, "error", reasons=(str(error),))))
                 continue
@@ -143,37 +157,39 @@ def _together(one: Finding) -> str:
     return readable(volume) if hash_sign and number.isdecimal() else ""
 
 
-def _mask(source: Source, item: Planned, unread: dict[str, str]) -> np.ndarray | None:
-    """A slice's tumour mask, bool (h, w): above half its highest value, so that 1 may stand for a tumour as 255 may.
+def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict[str, float]:
+    """`REGION` of one slice: its and its region's pixels; of a tumour mask its pixels, Dice, and whether the peak is in it.
 
-    None where it has none, or none that can be read, which `unread` is told; a damaged mask ends no run.
+    mask : name of the mask, "" where there is none; one that cannot be read is added to `damaged` with the reason
     """
-    if not item.mask or item.mask in unread:
-        return None
-    try:
-        grey = decode(source.read(item.mask)).grey
-    except InputRejected as error:
-        unread[item.mask] = str(error)
-        return None
-    return np.asarray(2 * grey.astype(int) > max(int(grey.max()), 1))
-
-
-def _region(one: Finding, mask: np.ndarray | None) -> dict[str, float]:
-    """Of one slice: its and its region's pixels; of a known tumour mask also its pixels, Dice, and whether the peak is in it."""
-    heat, peak = one.heat, one.peak
-    if heat is None or peak is None:
-        return {}
-    region = heat > 127
-    found = {"pixels": float(heat.size), "region_pixels": float(region.sum())}
-    if mask is None or not mask.any():
+    found = dict.fromkeys(REGION, np.nan)
+    if one.heat is None or one.peak is None:
         return found
-    if mask.shape != heat.shape:
-        mask = np.asarray(Image.fromarray(mask).resize(heat.shape[::-1], Image.Resampling.NEAREST))
+    region = one.heat > 127
+    found |= {"pixels": float(region.size), "region_pixels": float(region.sum())}
+    inside = _inside(source, mask, damaged)
+    if inside is None or not inside.any():
+        return found
+    if inside.shape != region.shape:
+        grown = Image.fromarray(inside).resize(region.shape[::-1], Image.Resampling.NEAREST)
+        inside = np.asarray(grown)
     return {
         **found,
-        **{"mask_pixels": float(mask.sum()), "dice": float(dice(region[None], mask[None])[0])},
-        "pointed": float(mask[peak]),
+        **{"mask_pixels": float(inside.sum()), "dice": float(dice(region[None], inside[None])[0])},
+        "pointed": float(inside[one.peak]),
     }
+
+
+def _inside(source: Source, mask: str, damaged: list[str]) -> np.ndarray | None:
+    """Where a mask is above half of its largest value, bool (h, w): of 0 and 1 the same as of 0 and 255."""
+    if not mask:
+        return None
+    try:
+        grey = decode(source.read(mask)).grey
+    except InputRejected as error:
+        damaged.append(f"{readable(mask)}: this mask was not used. {readable(str(error))}")
+        return None
+    return np.asarray(grey > grey.max() / 2)
 
 
 def region_summary(answered: pd.DataFrame) -> dict[str, Any]:

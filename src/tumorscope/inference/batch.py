@@ -17,8 +17,6 @@ from tumorscope.inference.classifier import Finding
 from tumorscope.inference.reading import Grid, position
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
-#: Bytes that hold a DICOM header's identification.
-HEAD = 132
 
 
 def expand(paths: Sequence[str]) -> list[str]:
@@ -58,7 +56,7 @@ def _may_hold_slices(path: Path) -> bool:
 def _is_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
-            return stream.read(HEAD)[128:] == b"DICM"
+            return stream.read(layout.HEAD)[128:] == b"DICM"
     except OSError:
         return False
 

@@ -130,7 +130,8 @@ def as_table(records: Sequence[Record]) -> str:
 def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What a volume's or series' slices say together, for each of two slices or more: counts, no probability.
 
-    Slices of one DICOM series in one folder are a series; where a folder holds several they are numbered as they come.
+    Slices of one DICOM series in one folder are a series; where a folder holds several they are numbered as they come, and
+    files that cannot say theirs are counted after them.
 
     Neighbouring slices show the same tissue, so that their probabilities may not be multiplied or averaged into one of the head;
     what is said is how many slices are answered, how many show a tumour, how long the longest unbroken run of them is, and
@@ -140,18 +141,25 @@ def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     for one in records:
         if name := _volume(one):
             volumes[name].append(one)
-    parts = [part for name, several in volumes.items() for part in _by_series(name, several)]
-    return [_summary(name, several) for name, several in parts if len(several) > 1]
+    found = []
+    for name, several in volumes.items():
+        parts = _by_series(name, several)
+        found += [_summary(*part) for part in parts if len(part[1]) > 1]
+        unknown = [one for one in several if not one.get("series")]
+        if len(parts) > 1 and unknown:
+            found.append(_of_no_series(name, unknown))
+    return found
 
 
 def _by_series(name: str, several: list[Record]) -> list[tuple[str, list[Record]]]:
-    """A folder's slices apart by series, last those that cannot say theirs; where there is one series they belong to it."""
+    """A folder's slices apart by series; where there is one, files that could not say theirs belong to it."""
     known = list(dict.fromkeys(one["series"] for one in several if one.get("series")))
     if len(known) < 2:
         return [(name, several)]
-    parts = [(f"{name} (series {number})", series) for number, series in enumerate(known, start=1)]
-    parts += [(f"{name} (files of no known series)", "")]
-    return [(text, [one for one in several if (one.get("series") or "") == series]) for text, series in parts]
+    return [
+        (f"{name} (series {number})", [one for one in several if one.get("series") == series])
+        for number, series in enumerate(known, start=1)
+    ]
 
 
 def _volume(one: Record) -> str:
@@ -161,6 +169,14 @@ def _volume(one: Record) -> str:
         return name
     path = Path(one["path"])
     return str(path.parent) if one["plane"] or path.suffix.lower() in (".dcm", ".ima") else ""
+
+
+def _of_no_series(name: str, several: list[Record]) -> dict[str, Any]:
+    """Files between several series that could not say theirs: their order is not known, so no run of them is."""
+    found = _summary(name, several)
+    files = f"{len(several)} file{'s' if len(several) > 1 else ''} of no known series"
+    text = f"{name}: {files}, {found['answered']} answered, {found['tumour']} with a tumour."
+    return {**found, "longest_run": None, "text": text}
 
 
 def _summary(name: str, several: list[Record]) -> dict[str, Any]:
