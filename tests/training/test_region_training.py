@@ -15,7 +15,7 @@ from tumorscope.api import train
 from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.masks import INSIDE, masks
+from tumorscope.data.masks import INSIDE, masks, tumour_of
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.evaluation.augmentation import augmentation_page
@@ -43,6 +43,12 @@ def test_masks_of_the_data_are_those_of_the_files(phantom):
         else:
             file = np.asarray(Image.open(io.BytesIO(source.read(name)))) > 127
             np.testing.assert_array_equal(found[row] == INSIDE, file)
+
+
+def test_a_mask_of_ones_is_one_of_whites_and_a_black_one_shows_nothing():
+    drawn = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
+    assert tumour_of(drawn).tolist() == tumour_of(255 * drawn).tolist() == [[False, True, True], [False, False, True]]
+    assert not tumour_of(0 * drawn).any()
 
 
 def test_a_mask_is_known_by_its_bytes_and_refused_when_they_change(phantom, tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def main() -> None:
     except SystemExit as stop:  # typer ends an interrupted command with code 130 and says nothing
         if stop.code != 130:
             raise
-        _fail("Interrupted. What was finished is kept; go on with --resume.", 130)
+        _fail("Interrupted. What was finished is kept: the same command goes on, train with --resume.", 130)
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1)
     except ModuleNotFoundError as error:

@@ -72,7 +72,12 @@ def _read(source: Source, name: str, sha256: str) -> np.ndarray:
     content = source.read(name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputRejected(name, "other bytes", "changed since it was catalogued", "Import it again.")
-    return decode(content).grey
+    return np.where(tumour_of(decode(content).grey), INSIDE, OUTSIDE).astype(np.uint8)
+
+
+def tumour_of(grey: np.ndarray) -> np.ndarray:
+    """Where a mask's picture is above half of its largest value, bool: of 0 and 1 the same as of 0 and 255."""
+    return np.asarray(grey > grey.max() / 2)
 
 
 def _fill(

@@ -14,6 +14,7 @@ from tumorscope.data import known
 from tumorscope.data.catalogue import digest_of, nothing_found
 from tumorscope.data.decode import decode
 from tumorscope.data.layout import Layout, Planned, plan
+from tumorscope.data.masks import tumour_of
 from tumorscope.data.sources import Source, check, open_source, readable
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
@@ -181,15 +182,14 @@ def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict
 
 
 def _inside(source: Source, mask: str, damaged: list[str]) -> np.ndarray | None:
-    """Where a mask is above half of its largest value, bool (h, w): of 0 and 1 the same as of 0 and 255."""
+    """Where a slice's mask shows a tumour, bool (h, w); None where there is none, or a damaged one, which is told of."""
     if not mask:
         return None
     try:
-        grey = decode(source.read(mask)).grey
+        return tumour_of(decode(source.read(mask)).grey)
     except InputRejected as error:
         damaged.append(f"{readable(mask)}: this mask was not used. {readable(str(error))}")
         return None
-    return np.asarray(grey > grey.max() / 2)
 
 
 def region_summary(answered: pd.DataFrame) -> dict[str, Any]:
