@@ -76,9 +76,9 @@ def distribution(values: Range) -> Any:
         return list(values.choices)
     low, high = values.low or 0, values.high or 0
     if isinstance(low, int) and isinstance(high, int):
-        # scipy has no logarithmic whole numbers; a thousand even quantiles, ends among them, stand for them.
+        # scipy has no logarithmic whole numbers; a hundred even quantiles stand for them.
         drawn = stats.loguniform(low, high) if values.log else stats.uniform(low, high - low)
-        return [round(float(value)) for value in drawn.ppf(np.linspace(0, 1, 1001))]
+        return sorted({round(float(value)) for value in drawn.ppf(np.linspace(0.005, 0.995, 100))})
     return stats.loguniform(low, high) if values.log else stats.uniform(low, high - low)
 
 

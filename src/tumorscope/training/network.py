@@ -13,7 +13,7 @@ from tumorscope.models.registry import build, drawn_at_random
 from tumorscope.training.checkpoint import read_weights
 
 #: Pixels of slices that pass through a network at once outside training, by device. On a GPU a memory limit: VGG16 needs 9 KB a
-#: pixel. On a CPU few, since maps that leave its cache cost time: at 128x128 `region_lite` took 8 ms a slice by 8, 19 ms by 512.
+#: pixel. On a CPU few, since maps that leave its cache, and memory that is asked for anew, cost time.
 PIXELS_AT_ONCE = {"cpu": 8 * 128 * 128, "cuda": 64 * 128 * 128}
 #: Channels, rows and columns of a feature map.
 Shape = tuple[int, int, int]
