@@ -109,6 +109,37 @@ def test_windows_have_the_function_that_the_file_names(function, at):
         assert tuple(shifted[0, :4]) == (0, 0, 128, 255)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_table_of_grey_values_stands_in_for_a_window(bits):
+    """PS3.3 C.11.2.1.1: four entries from the value 1000 on; what lies below and above has the first and the last."""
+    white = 2**bits - 1
+    entries = [white, 0, white // 5, 3 * (white // 5)]
+    table = table_of(4, 1000, bits, entries)
+    pixels = RAMP.copy()
+    pixels[0, :6] = (0, 1000, 1001, 1002, 1003, 3000)
+    (one,) = read(dicom(pixels, VOILUTSequence=table))
+    assert tuple(one.grey[0, :6]) == (255, 255, 0, 51, 153, 153)
+    scaled = read(dicom(pixels, VOILUTSequence=table, RescaleSlope=1, RescaleIntercept=-1))[0]
+    assert tuple(scaled.grey[0, :6]) == (255, 255, 255, 0, 51, 153)  # the table is of rescaled values
+    windowed = read(dicom(pixels, VOILUTSequence=table, WindowCenter=2000, WindowWidth=1000))[0]
+    np.testing.assert_array_equal(windowed.grey, read(dicom(pixels, WindowCenter=2000, WindowWidth=1000))[0].grey)
+    short = table_of(5, 1000, bits, entries)
+    np.testing.assert_array_equal(read(dicom(pixels, VOILUTSequence=short))[0].grey, read(dicom(pixels))[0].grey)
+
+
+def test_a_table_of_bytes_may_be_longer_than_256():
+    table = items(LUTDescriptor=[4096, 0, 8])
+    table[0].add_new("LUTData", "OW", (np.arange(4096) // 16).astype(np.uint8).tobytes())
+    np.testing.assert_array_equal(read(dicom(VOILUTSequence=table))[0].grey, RAMP // 16)
+
+
+def table_of(length: int, first: int, bits: int, entries: list[int]) -> pydicom.Sequence:
+    """A VOI LUT whose entries are words."""
+    table = items(LUTDescriptor=[length, first, bits])
+    table[0].add_new("LUTData", "OW", np.asarray(entries, "<u2").tobytes())
+    return table
+
+
 def items(**tags) -> pydicom.Sequence:
     """A sequence of one item with these tags."""
     one = pydicom.Dataset()
@@ -213,6 +244,14 @@ def test_a_file_named_after_its_uid_is_found_in_a_folder(tmp_path):
     (tmp_path / "MR.1.2.840.113619.2.5").write_bytes(dicom())
     (tmp_path / "notes.2").write_text("no slice")
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["MR.1.2.840.113619.2.5"]
+
+
+def test_a_volume_of_one_value_on_nothing_is_white_on_black():
+    stored = np.zeros((6, 8, 10), np.int16)
+    stored[1:3, 2:5, 4:8] = 7
+    found = read(nibabel.Nifti1Image(stored, np.eye(4)).to_bytes(), "v.nii")
+    assert [int((one.grey == 255).sum()) for one in found] == [0, 0, 0, 0, 6, 6, 6, 6, 0, 0]
+    assert all(set(np.unique(one.grey)) <= {0, 255} for one in found)
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])

@@ -713,9 +713,10 @@ def test_masks_of_any_kind_are_scored_or_left_out_and_end_no_run(tmp_path, monke
 
     monkeypatch.setattr(Classifier, "predict", answering)
     found, result = score_package(None, tmp_path)
-    (notice,) = [notice for notice in result["data"]["notices"] if "mask" in notice]
-    assert notice.startswith("masks/damaged.png: this mask was not used. ")
-    assert "not a whole image" in notice
+    damaged, of_a_volume = [notice for notice in result["data"]["notices"] if "mask" in notice]
+    assert damaged.startswith("masks/damaged.png: this mask was not used. ")
+    assert "not a whole image" in damaged
+    assert of_a_volume.startswith("masks/of_a_volume.png: this mask was not used. Masks are read for images")
     assert (found["region_pixels"] == 128).all()
     known = found.set_index("path")[["mask_pixels", "dice", "pointed"]].dropna(how="all")
     if usable:

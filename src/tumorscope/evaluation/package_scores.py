@@ -77,6 +77,12 @@ def score_package(
         }
         for item, sha256, one in _findings(classifier, source, planned, masked, progress)
     ]
+    volumes = {row["file"] for row in rows if row["path"] != readable(row["file"])}
+    damaged += [
+        f"{readable(item.mask)}: this mask was not used. Masks are read for images and single frames; give slices."
+        for item in planned
+        if masked and item.mask and item.path in volumes
+    ]
     found = known.fill(pd.DataFrame(rows))
     digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
     found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]))

@@ -229,7 +229,7 @@ def _rescaled(frame: np.ndarray, groups: list[Any], dataset: Any, lut: Any) -> n
 def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray:
     """uint8 by the file's window and its function (PS3.3 C.11.2.1.2 and C.11.2.1.3; the first of several windows).
 
-    Between percentiles where there is no window, or one of no width.
+    By the file's table of grey values where there is no window; between percentiles where there is neither, or one of no use.
     """
     centre, width, function = (
         _first(groups, dataset, "FrameVOILUTSequence", tag) for tag in ("WindowCenter", "WindowWidth", "VOILUTFunction")
@@ -237,7 +237,10 @@ def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray
     linear = function not in ("LINEAR_EXACT", "SIGMOID")
     span = 0.0 if centre is None or width is None else float(np.ravel(width)[0])
     if not (span >= 1 if linear else span > 0):
-        return _between(values, *np.percentile(values, WINDOW))
+        table = _first(groups, dataset, "FrameVOILUTSequence", "VOILUTSequence")
+        little = getattr(dataset, "original_encoding", (None, True))[1]
+        looked_up = _looked_up(values, table[0], "<u2" if little else ">u2") if table else None
+        return _between(values, *np.percentile(values, WINDOW)) if looked_up is None else looked_up
     away = values - float(np.ravel(centre)[0])
     if function == "SIGMOID":
         shown = 1 / (1 + np.exp((-4 * away / span).clip(-100, 100)))
@@ -246,6 +249,21 @@ def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray
     else:
         shown = (away + 0.5) / max(span - 1, 1e-9) + 0.5
     return np.round((shown * 255).clip(0, 255)).astype(np.uint8)
+
+
+def _looked_up(values: np.ndarray, table: Any, words: str) -> np.ndarray | None:
+    """uint8 by a VOI LUT (PS3.3 C.11.2.1.1): values below and above it have its first and last entry; None for a broken one.
+
+    words : dtype of its entries where they come as bytes, unless there is a byte for each. (pydicom wraps long tables of 8 bits.)
+    """
+    length, first, bits = (int(number) for number in table.LUTDescriptor)
+    length = length or 2**16
+    data = table.LUTData
+    entries = np.frombuffer(data, np.uint8 if len(data) == length else words) if isinstance(data, bytes) else data
+    if len(entries) < length or not 8 <= bits <= 16:
+        return None
+    at = np.round(values - first).clip(0, length - 1).astype(int)
+    return np.round(np.asarray(entries, float)[at] * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)
 
 
 def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -307,6 +325,8 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     some = volume.ravel()[:: -(-volume.size // LOOKED_AT)]
     inside = some[some > volume.min()]
     low, high = np.percentile(inside if inside.size else some, WINDOW)
+    if low == high:  # one value, as of a mask: white on black
+        low = min(float(volume.min()), float(low))
     across, down = (steps[other] for other in range(3) if other != axis)
     grid = Grid(stored, image.affine, nibabel.io_orientation(image.affine), axis)
     for number in range(volume.shape[axis]):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorscope.config import Backbone, Model
-from tumorscope.errors import RecipeError
+from tumorscope.errors import InputRejected, RecipeError
 from tumorscope.models.heads import POOLING, Head
 from tumorscope.models.registry import register
 from tumorscope.models.weights import Source, weights_of
@@ -89,20 +89,30 @@ class Trunk(nn.Module):
 
 
 class BackboneNetwork(Trunk):
-    """Grey slices (n, 1, s, s), scaled, to logits (n, classes)."""
+    """Grey slices (n, 1, s, s), scaled, to logits (n, classes). Raises `InputRejected` for slices of another size.
+
+    Pooling heads would take any size, and answer with features at a scale that they have not learnt.
+    """
 
     def __init__(self, model: Model, features: nn.Module, size: int, classes: int) -> None:
         assert model.backbone is not None
         super().__init__(model.backbone, features)
+        self.size = size
         self.head = Head(model, feature_shape(features, model.backbone, size), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes)."""
-        return self.head(feature_map(self.features, images, self.backbone))
+        return self.head(self._features(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        if images.shape[2:] != (self.size, self.size):
+            given, built = (f"{rows}x{columns} px" for rows, columns in (images.shape[2:], (self.size, self.size)))
+            raise InputRejected("slices", given, f"{self.backbone.name} was built for {built}", "Resize them.")
+        return feature_map(self.features, images, self.backbone)
 
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, class activation map (n, classes, h, w) and embedding (n, channels); of pooling heads."""
-        features = feature_map(self.features, images, self.backbone)
+        features = self._features(images)
         return self.head(features), self.head.maps(features), features.mean(dim=(2, 3))
 
 
