@@ -47,16 +47,15 @@ LOOK = {"augment.curve": 0.2, "augment.blur": 0.012}
 NONE = {"augment.paste": 0.0, "augment.remove": 0.0, "augment.seam": 0.0}
 PASTE = {"augment.paste": 0.5, "augment.remove": 0.0}
 BETWEEN = {"augment.paste": 0.4, "augment.remove": 0.15}
+#: With `LITE`, `LOOK`, `BETWEEN` and 30 epochs what `region_lite` is.
 FILE = {"augment.compression": 0.7, "augment.resolution": 0.4}
 DESIGNS: dict[str, dict[str, Any]] = {
     "lite": LITE,
     "lite, look": {**LITE, **LOOK},
     "lite, look, paste only": {**LITE, **LOOK, **PASTE},
     "lite, look, none": {**LITE, **LOOK, **NONE},
-    "lite, look, between, 14 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14},
     "lite, look, between, 30 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 30},
     "lite, look, between, 30 epochs, file": {**LITE, **LOOK, **BETWEEN, **FILE, "training.epochs": 30},
-    "lite, look, between, 20 epochs, 160": {**LITE, **LOOK, **BETWEEN, "training.epochs": 20, "input.size": 160},
     "96": {"training.epochs": 10, "input.size": 96},
 }
 
