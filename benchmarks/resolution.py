@@ -7,7 +7,9 @@ network behind it. Everything else is the recipe's, but for epochs and precision
 """
 
 import argparse
+import multiprocessing
 import resource
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +38,21 @@ def main() -> None:
     arguments = parser.parse_args()
     catalogue = with_pictures(ts.load_catalogue(arguments.data, sizes=(30,)))
     rows: list[dict[str, Any]] = []
+    precision = {"training.precision": arguments.precision}
     for size in sorted(arguments.sizes):
-        recipe = ts.load_recipe("compact_cnn", at(size, arguments.epochs) | {"training.precision": arguments.precision})
+        recipe = ts.load_recipe("compact_cnn", at(size, arguments.epochs) | precision)
         runs = ts.train(recipe, catalogue, "patient-cv", range(arguments.seeds), runs=arguments.runs, resume=True)
         scored = next(row for row in comparison_rows(runs) if row["part"] == "test")
         seconds = [pd.read_csv(file)["seconds"].sum() for run in runs for file in run.glob("fold-*/history.csv")]
-        # The largest of all so far; sizes come in rising order.
-        memory = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            memory = pool.submit(peak_memory, at(size, 1) | precision, arguments.data).result()
         rows.append(
             {
                 **{"epochs": recipe.training.epochs, "precision": recipe.training.precision},
                 **{name: scored[name] for name in ("seeds", "accuracy_mean", "accuracy_low", "accuracy_high")},
                 "balanced_accuracy_mean": scored["balanced_accuracy_mean"],
                 **{"size": size, "filters": list(recipe.model.filters), "seconds_a_fold": float(np.mean(seconds))},
-                **{"threads": recipe.training.threads, "largest_process_gb": memory / 2**20},
+                **{"threads": recipe.training.threads, "memory_gb": memory},
             }
         )
         print(rows[-1], flush=True)
@@ -65,10 +68,26 @@ def at(size: int, epochs: int) -> dict[str, Any]:
     return {"name": f"compact_{size}", "input.size": size, "model.filters": filters, "training.epochs": epochs}
 
 
+def peak_memory(changes: dict[str, Any], data: str) -> float:
+    """GB of this process, which reads the slices of one fold and trains on them for an epoch."""
+    from tumorscope.data.cache import input_pixels
+    from tumorscope.labels import INDEX
+    from tumorscope.training.fold import open_fabric
+    from tumorscope.training.loop import fit
+
+    recipe = ts.load_recipe("compact_cnn", changes)
+    catalogue = with_pictures(ts.load_catalogue(data, sizes=(30,)))
+    images, labels = input_pixels(catalogue, recipe.input), catalogue.table["label"].map(INDEX).to_numpy(np.int64)
+    fold = ts.folds("patient-cv", catalogue.table, 0)[0]
+    train, validation = ((np.asarray(images[rows]), labels[rows]) for rows in (fold.train, fold.validation))
+    fit(recipe, 0, train, validation, fabric=open_fabric("cpu", recipe.training.precision))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 @styled
 def drawn(table: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(WIDTH * 1.8, 3.0))
-    scores, cost = figure.subplots(1, 2)
+    figure = Figure(figsize=(WIDTH * 2.2, 3.0))
+    scores, cost, memory = figure.subplots(1, 3)
     middle = table["accuracy_mean"]
     spread = [middle - table["accuracy_low"], table["accuracy_high"] - middle]
     scores.errorbar(table["size"], middle, yerr=spread, fmt="o-", color="#0072B2", label="accuracy")
@@ -77,8 +96,11 @@ def drawn(table: pd.DataFrame) -> Figure:
     scores.legend()
     cost.plot(table["size"], table["seconds_a_fold"], "o-", color="#4D4D4D")
     cost.set_ylabel("seconds a fold")
-    cost.set_ylim(bottom=0)
-    for axes in (scores, cost):
+    memory.plot(table["size"], table["memory_gb"], "o-", color="#4D4D4D")
+    memory.set_ylabel("GB of a process that trains")
+    for axes in (cost, memory):
+        axes.set_ylim(bottom=0)
+    for axes in (scores, cost, memory):
         axes.set_xlabel("pixels a side")
         axes.set_xticks(table["size"])
         axes.grid(alpha=0.25)
