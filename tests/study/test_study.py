@@ -1,6 +1,8 @@
 """The study: every row is a recipe that builds; the table is kept, goes on, and is drawn."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from tests.training.tiny_set import tiny_catalogue
@@ -8,7 +10,7 @@ from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
 from tumorscope.config import Backbone
-from tumorscope.errors import RecipeError
+from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.models.backbones import make_features
 from tumorscope.study.rows import Row, all_rows, chosen_rows
 from tumorscope.study.table import run_study
@@ -142,6 +144,58 @@ def test_the_table_goes_on_where_it_stopped_and_keeps_a_line_a_row_and_protocol(
     assert "Two" in html
     assert "f1 glioma</td><td>0.4321</td>" in html
     assert (tmp_path / "out" / "figures" / "study_other.svg").exists()
+
+
+def scored(run: Path, rows: list[str], protocols: list[str], **options) -> list[dict]:
+    """The table's lines after rows of one epoch were run."""
+    chosen = [Row(name, name, "baseline_cnn", {"training.epochs": 1, "model.dense": 8}) for name in rows]
+    catalogue = options.pop("catalogue", None) or tiny_catalogue(run / "data")
+    seeds = options.pop("seeds", 1)
+    run_study(catalogue, chosen, protocols, seeds, run / "runs", run / "out", **options)
+    return json.loads((run / "out" / "study.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_what_a_line_holds_is_not_lost_to_a_smaller_call(tmp_path):
+    """Two seeds and a difference stay when one seed is asked for without it, with their runs and without."""
+    other = Row("one", "one", "baseline_cnn")
+    scored(tmp_path, ["one"], ["official"], seeds=2)
+    two = scored(tmp_path, ["two"], ["official"], seeds=2, against=other)[1]
+    assert (two["seeds"], two["against"]["seeds"]) == (2, 2)
+    assert scored(tmp_path, ["two"], ["official"])[1] == two  # the second seed's run is there, and counts
+    shutil.rmtree(tmp_path / "runs")
+    said: list[str] = []
+    assert scored(tmp_path, ["two"], ["official"], say=said.append)[1] == two
+    assert said[-1] == "The table keeps its line of 2 seeds; --overwrite puts these in its place."
+    again = scored(tmp_path, ["two"], ["official"], overwrite=True)[1]
+    assert again["seeds"] == 1
+    assert "against" not in again
+
+
+@pytest.mark.slow
+def test_a_table_holds_rows_of_one_set(tmp_path):
+    scored(tmp_path, ["one"], ["official"])
+    other = tiny_catalogue(tmp_path / "other", (12, 20, 24, 21))
+    with pytest.raises(RunMismatch, match=rf"study.json: holds rows of .*this is .*{other.digest}.*another --out"):
+        scored(tmp_path, ["two"], ["official"], catalogue=other)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--protocol", "patientcv"], "patientcv: expected official"),
+        (["--protocol", "all"], "all: expected official"),
+        (["--protocol", "external"], "external needs the other set"),
+        (["--test-data", "."], "goes with --protocol external alone"),
+        (["--against", "report"], "report: no row of that name"),
+    ],
+)
+def test_wrong_use_is_told_before_the_data_are_read(tmp_path, options, says):
+    ask = ["study", "run", "--data", str(tmp_path / "none"), "--out", str(tmp_path), *options]
+    told = CliRunner().invoke(app, ask, env={"COLUMNS": "200"})
+    assert told.exit_code == 2
+    assert says in told.output
+    assert not list(tmp_path.iterdir())
 
 
 class Stopped(Exception):

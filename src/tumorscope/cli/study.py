@@ -1,5 +1,6 @@
 """`tumorscope study`: the published student report, row by row."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,12 +52,13 @@ def run(
             typer.echo(f"{row.group:8} {row.name:24} {row.title}")
         return
     chosen = chosen_rows(rows or [])
-    reference = chosen_rows([against])[0] if against else None
-    if test_data is not None and (protocols or []) != ["external"]:
-        raise typer.BadParameter("goes with --protocol external alone", param_hint="--test-data")
+    reference = next((row for row in all_rows() if row.name == against), None)
+    if against and reference is None:
+        raise typer.BadParameter(f"{against}: no row of that name; see --list", param_hint="--against")
+    _need_known(protocols or [], test_data is not None)
     catalogue = name_pictures(open_joined(data, test_data, classes, (30,)))
     with training_progress() as report:
-        from tumorscope.study.table import PROTOCOLS, run_study
+        from tumorscope.study.table import PROTOCOLS, read_study, run_study
 
         page = run_study(
             catalogue,
@@ -71,6 +73,23 @@ def run(
             say=say,
         )
     typer.echo(page.resolve())
+    asked = {(row.name, protocol) for row in chosen for protocol in protocols or PROTOCOLS}
+    if any((line["row"], line["protocol"]) in asked for line in read_study(out / "study.json")["not_measured"]):
+        say("Not all rows could be run here; the page lists what is missing, why, and what runs it.")
+        raise typer.Exit(1)
+
+
+def _need_known(protocols: Sequence[str], external: bool) -> None:
+    """Wrong use for a protocol that is unknown, or that the data given do not fit."""
+    from tumorscope.protocols import PROTOCOLS
+
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise typer.BadParameter(f"{protocol}: expected {', '.join(PROTOCOLS)}", param_hint="--protocol")
+    if external and list(protocols) != ["external"]:
+        raise typer.BadParameter("goes with --protocol external alone", param_hint="--test-data")
+    if "external" in protocols and not external:
+        raise typer.BadParameter("external needs the other set: --test-data PATH", param_hint="--protocol")
 
 
 @app.command("show")
@@ -84,7 +103,8 @@ def show(out: OutOption = Path("reports/study")) -> None:
         raise DataNotFound(f"{file}: no study here yet; make one with tumorscope study run.")
     kept = read_study(file)
     for row in kept["rows"]:
-        said = f", report {row['reported']['accuracy']:.4f}" if row["reported"] else ""
+        figure = f"{row['reported']['accuracy']:.4f}" if row["reported"] else row["said"]
+        said = f", report {figure}" if figure else ""
         sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
         floor = f"memoriser {row['memoriser_accuracy']:.4f}"
         typer.echo(

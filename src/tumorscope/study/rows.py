@@ -15,6 +15,7 @@ from tumorscope.evaluation.student_report import ROWS
 class Row:
     """One row: a shipped recipe with what is changed in it, how many seeds, and the report's figures on the official test.
 
+    said : what the report says of it in words; note : what it leaves open, and what ours is
     group : "report", or the further question that it belongs to
     """
 
@@ -24,6 +25,7 @@ class Row:
     set: dict[str, Any] = field(default_factory=dict)
     seeds: int = 5
     reported: Mapping[str, float] = field(default_factory=dict)
+    said: str = ""
     note: str = ""
     group: str = "report"
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.errors import DataNotFound
+from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run, pooled_test, pooled_threshold_intervals
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.intervals import paired_difference
@@ -25,7 +25,7 @@ from tumorscope.labels import CLASSES
 from tumorscope.study.rows import Row, all_rows
 from tumorscope.training.fold import Report
 from tumorscope.training.identity import environment
-from tumorscope.training.runs import read_predictions
+from tumorscope.training.runs import place_of, read_predictions
 
 PROTOCOLS = ("official", "patient-cv")
 #: What the table shows of every row and protocol.
@@ -58,17 +58,22 @@ def run_study(
 ) -> Path:
     """Train every row under every protocol, finished runs kept, and write the table after each; the page's path.
 
-    catalogue : for the protocol external one joined of two; seeds : of every row; each row's own number where None
+    catalogue : for the protocol external one joined of two; seeds : of every row; each row's own number where None. Further
+    seeds that are finished in `runs` count too, and a line of more seeds than these stays, unless `overwrite`
     against : a row whose finished runs in `runs` each row is compared with, slice by slice, over the seeds that both have
+
+    Raises `RunMismatch` where `out` holds rows of other data; external sets may differ.
     """
+    _need_same_data(out / "study.json", catalogue, protocols)
     for row in rows:
         for protocol in protocols:
+            asked = range(seeds or row.seeds)
             try:
                 made = train(
                     row.build(),
                     catalogue,
                     protocol,
-                    range(seeds or row.seeds),
+                    asked if overwrite else _with_finished(asked, row, catalogue, protocol, runs),
                     runs=runs,
                     resume=not overwrite,
                     overwrite=overwrite,
@@ -78,9 +83,11 @@ def run_study(
                 say(f"{row.name} under {protocol}: left out. {error}")
                 _leave_out(out / "study.json", catalogue, row, protocol, str(error))
                 continue
-            line = _line(row, made) | _difference(row, made, against)
-            _keep(out / "study.json", catalogue, line)
+            line = _line(row, made) | {"data": _named(catalogue)} | _difference(row, made, against)
             say(f"{row.name} under {protocol}: {line['accuracy']:.4f} (memoriser {line['memoriser_accuracy']:.4f})")
+            kept = _keep(out / "study.json", line, overwrite)
+            if kept["seeds"] > line["seeds"]:
+                say(f"The table keeps its line of {kept['seeds']} seeds; --overwrite puts these in its place.")
     return write_study(out)
 
 
@@ -103,7 +110,12 @@ def write_study(out: Path) -> Path:
     }
     write_text(out / "study.csv", pd.DataFrame(kept["rows"]).to_csv(index=False))
     page = template("study/study.html.j2").render(
-        kept=kept, grouped=grouped, figures=figures, beside=_beside(kept["rows"]), created=_now()
+        kept=kept,
+        data=", ".join(dict.fromkeys(f"{one['data']['name']} ({one['data']['digest']})" for one in kept["rows"])),
+        grouped=grouped,
+        figures=figures,
+        beside=_beside(kept["rows"]),
+        created=_now(),
     )
     write_text(out / "study.html", page)
     return out / "study.html"
@@ -179,7 +191,7 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
         line["regions"] = summary(pooled, row.build().input.size ** 2)
     line["made"] = _made(runs)
-    return line | {"reported": _reported(row, scored["protocol"]), "note": row.note}
+    return line | _reported(row, scored["protocol"]) | {"note": row.note}
 
 
 def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -193,9 +205,10 @@ def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def _reported(row: Row, protocol: str) -> dict[str, float]:
-    """What the report says of a row, all of it on the official split."""
-    return dict(row.reported) if protocol == "official" else {}
+def _reported(row: Row, protocol: str) -> dict[str, Any]:
+    """What the report says of a row in figures and in words, all of it on the official split."""
+    official = protocol == "official"
+    return {"reported": dict(row.reported) if official else {}, "said": row.said if official else ""}
 
 
 def _difference(row: Row, runs: Sequence[Path], against: Row | None) -> dict[str, Any]:
@@ -210,11 +223,39 @@ def _difference(row: Row, runs: Sequence[Path], against: Row | None) -> dict[str
     return {"against": {"row": against.name, "seeds": len(pairs), **paired_difference(ours, theirs)}}
 
 
-def _keep(file: Path, catalogue: Catalogue, line: dict[str, Any]) -> None:
-    """Put a line into the table on disk, in place of an earlier one of the same row and protocol."""
+def _with_finished(asked: Sequence[int], row: Row, catalogue: Catalogue, protocol: str, runs: Path) -> list[int]:
+    """The seeds asked for and those whose runs are finished already."""
+    start = f"{row.name}-{place_of(catalogue, protocol, 0)}".removesuffix("0")
+    finished = (run.parent.name.removeprefix(start) for run in runs.glob(f"{start}*/predictions.csv"))
+    return sorted({*asked, *(int(seed) for seed in finished if seed.isdecimal())})
+
+
+def _need_same_data(file: Path, catalogue: Catalogue, protocols: Sequence[str]) -> None:
+    if set(protocols) <= {"external"}:
+        return
+    for line in _stored(file)["rows"]:
+        if line["protocol"] != "external" and line["data"]["digest"] != catalogue.digest:
+            raise RunMismatch(
+                f"{file}: holds rows of {line['data']['name']} ({line['data']['digest']}), and this is {catalogue.name} "
+                f"({catalogue.digest}). Give another --out."
+            )
+
+
+def _keep(file: Path, line: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """Put a line into the table on disk, in place of an earlier one of the same row and protocol; the line that stands there.
+
+    Of the earlier one stays the difference to another row where none is asked for, and all of it where it has more seeds.
+    """
     stored = _stored(file)
+    earlier = next((one for one in stored["rows"] if _same(one, line)), None)
+    if earlier is not None and not overwrite:
+        if earlier["seeds"] > line["seeds"]:
+            line = earlier
+        elif "against" in earlier and "against" not in line and earlier["seeds"] == line["seeds"]:
+            line = line | {"against": earlier["against"]}
     left_out = [one for one in stored["not_measured"] if not _same(one, line)]
-    _write(file, catalogue, _with(stored["rows"], line), left_out)
+    _write(file, _with(stored["rows"], line), left_out)
+    return line
 
 
 def _leave_out(file: Path, catalogue: Catalogue, row: Row, protocol: str, reason: str) -> None:
@@ -224,22 +265,24 @@ def _leave_out(file: Path, catalogue: Catalogue, row: Row, protocol: str, reason
         "row": row.name,
         "title": row.title,
         "protocol": protocol,
+        "data": _named(catalogue),
         "reason": reason,
         "command": command,
     }
-    line["reported"] = _reported(row, protocol)
+    line |= _reported(row, protocol)
     stored = _stored(file)
     if not any(_same(one, line) for one in stored["rows"]):
-        _write(file, catalogue, stored["rows"], _with(stored["not_measured"], line))
+        _write(file, stored["rows"], _with(stored["not_measured"], line))
 
 
 def read_study(file: Path) -> dict[str, Any]:
-    """What `run_study` wrote; lines of before the report's figures stood in them get those."""
+    """What `run_study` wrote; lines of before they held what the report says, or their data, get those."""
     kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     rows = {row.name: row for row in all_rows()}
     for line in (*kept["rows"], *kept["not_measured"]):
-        known = _reported(rows[line["row"]], line["protocol"]) if line["row"] in rows else {}
-        line.setdefault("reported", known)
+        known = _reported(rows[line["row"]], line["protocol"]) if line["row"] in rows else {"reported": {}, "said": ""}
+        for name, value in ({"data": kept.get("data")} | known).items():
+            line.setdefault(name, value)
     return kept
 
 
@@ -248,20 +291,25 @@ def _stored(file: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: kept.get(name, []) for name in ("rows", "not_measured")}
 
 
-def _write(file: Path, catalogue: Catalogue, rows: list[dict[str, Any]], left_out: list[dict[str, Any]]) -> None:
-    data = {"name": catalogue.name, "digest": catalogue.digest}
-    write_json(file, {"data": data, "rows": rows, "not_measured": left_out, **environment()})
+def _named(catalogue: Catalogue) -> dict[str, str]:
+    return {"name": catalogue.name, "digest": catalogue.digest}
+
+
+def _write(file: Path, rows: list[dict[str, Any]], left_out: list[dict[str, Any]]) -> None:
+    write_json(file, {"rows": rows, "not_measured": left_out, **environment()})
 
 
 def _with(lines: list[dict[str, Any]], line: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines with this one, in the place of an earlier one of the same row and protocol."""
+    """The lines with this one, in the place of an earlier one of the same row, protocol and external set."""
     if any(_same(one, line) for one in lines):
         return [line if _same(one, line) else one for one in lines]
     return [*lines, line]
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return (one["row"], one["protocol"]) == (other["row"], other["protocol"])
+    external = one["protocol"] == "external"
+    named, others = ((each["row"], each["protocol"], each["data"]["name"] if external else "") for each in (one, other))
+    return bool(named == others)
 
 
 def _now() -> str:
