@@ -108,7 +108,7 @@ def show(out: OutOption = Path("reports/study")) -> None:
         sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
         floor = f"memoriser {row['memoriser_accuracy']:.4f}"
         typer.echo(
-            f"{row['title']:52} {row['protocol']:11} {row['accuracy']:.4f}{sd} ({row['seeds']} seeds; {floor}{said})"
+            f"{row['title']:52} {row['protocol']:11} {row['accuracy']:.4f}{sd} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''}; {floor}{said})"
         )
     for row in kept.get("not_measured", ()):
         typer.echo(f"{row['title']:52} {row['protocol']:11} not measured here; {row['command']}")
