@@ -1,5 +1,5 @@
 # make demo [DATA=path/to/archive.zip]   the main job, from nothing to a report
-# make ship DATA=path/to/archive.zip   train the model that comes with the package, and put it there
+# make ship DATA=path/to/archive.zip [EXTERNAL=path/to/another.zip]   train the model that comes with the package, and put it there
 # make test                              the tests
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +20,7 @@ ship: $(STAMP)
 	  $(BIN)/tumorscope export runs/ship/region_lite-all-s0 --data "$(DATA)" \
 	    $$(for one in official clean picture-cv patient-cv; do run=runs/ship/region_lite-$$one-s0; \
 	      test -f $$run/predictions.csv && echo --scores $$run; done) \
-	    --out packages/region_lite && cp packages/region_lite/* src/tumorscope/package/shipped/ && \
+	    $(if $(EXTERNAL),--external "$(EXTERNAL)") --out packages/region_lite && cp packages/region_lite/* src/tumorscope/package/shipped/ && \
 	  cp packages/region_lite-reliability.svg docs/how-to/
 
 test: $(STAMP)

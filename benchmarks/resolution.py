@@ -3,7 +3,8 @@
 python benchmarks/resolution.py --data ARCHIVE [--sizes 30 64 96 128] [--epochs N] [--precision bf16] [--seeds N] [--runs FOLDER]
 
 For every doubling of the side a stage of half the width is put before the others, so that a larger slice meets the same
-network behind it. Everything else is the recipe's, but for epochs and precision, the same at every size. Finished folds are kept.
+network behind it. Everything else is the recipe's, but for epochs, precision and batches of 32 (more steps in fewer epochs), all
+of which are the same at every size. Finished folds are kept.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def at(size: int, epochs: int) -> dict[str, Any]:
     filters = list(ts.load_recipe("compact_cnn").model.filters)
     for _ in range(round(np.log2(size / 30))):
         filters = [filters[0] // 2, *filters]
-    return {"name": f"compact_{size}", "input.size": size, "model.filters": filters, "training.epochs": epochs}
+    changes = {"name": f"compact_{size}", "input.size": size, "model.filters": filters}
+    return {**changes, "training.epochs": epochs, "training.batch_size": 32}
 
 
 def peak_memory(changes: dict[str, Any], data: str) -> float:

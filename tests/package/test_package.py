@@ -21,6 +21,7 @@ from tests.inference.test_record import matlab
 
 from tumorscope.config import load_recipe
 from tumorscope.data.decode import decode
+from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
 from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, Finding, calibrated, prediction_set
@@ -65,6 +66,29 @@ def test_the_card_lists_every_protocol_with_scores_or_the_command_that_would_say
     (line,) = [line for line in package.model_card.splitlines() if line.startswith("| clean ")]
     assert "not measured: `tumorscope train compact_cnn --data ARCHIVE --protocol clean`" in line
     header = next(line for line in package.model_card.splitlines() if line.startswith("| protocol"))
+    assert line.count("|") == header.count("|")
+
+
+def test_the_card_holds_what_the_finished_package_says_of_another_collection(made, tmp_path):
+    """The same scores as asking it afterwards gives, and then the command for it is not listed."""
+    runs = made[2]
+    other = write_phantom(tmp_path / "other.zip", patients_per_class=2, slices_per_patient=3, size=96, seed=7)
+    scored = [runs["patient-cv"], runs["official"]]
+    export_run(runs["all"], scored, made[1], tmp_path / "asked", external=[other])
+    package = load_package(tmp_path / "asked")
+    findings, found = score_package(tmp_path / "asked", other)
+    (told,) = package.card["external"]
+    assert told["data"] == {name: found["data"][name] for name in ("name", "digest", "slices")}
+    assert told["data"]["slices"] == len(findings)
+    assert told["presence"] == found["presence"]
+    assert told["sets"] == found["set coverage"]
+    assert "external" not in package.card["not_measured"]
+    (line,) = [line for line in package.model_card.splitlines() if line.startswith("| other |")]
+    glioma = findings[(findings["label"] == "glioma") & findings["p_glioma"].notna()]
+    held = 100 * np.mean(["glioma" in one.split() for one in glioma["set"]])
+    assert f"{held:.1f}\N{NO-BREAK SPACE}% of glioma" in line
+    assert f"{found['presence']['auc']:.2f} (" in line
+    header = package.model_card.splitlines()[package.model_card.splitlines().index(line) - 2]
     assert line.count("|") == header.count("|")
 
 

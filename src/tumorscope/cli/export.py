@@ -17,6 +17,10 @@ def export(
         ),
     ],
     data: DataOption = None,
+    external: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another collection, which the package is asked about, for its card. Repeatable."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the package; packages/<recipe> by default.")] = None,
     classes: ClassesOption = None,
 ) -> None:
@@ -30,4 +34,5 @@ def export(
     catalogue = name_pictures(open_catalogue(data, classes, (30,)))
     from tumorscope.package.export import export_run
 
-    typer.echo(export_run(run, scores, catalogue, out or Path("packages") / recipe.name, say).resolve())
+    made = export_run(run, scores, catalogue, out or Path("packages") / recipe.name, say, external or ())
+    typer.echo(made.resolve())

@@ -107,9 +107,8 @@ def show(out: OutOption = Path("reports/study")) -> None:
         said = f", report {figure}" if figure else ""
         sd = "" if row["accuracy_sd"] is None else f" ±{row['accuracy_sd']:.4f}"
         floor = f"memoriser {row['memoriser_accuracy']:.4f}"
-        typer.echo(
-            f"{row['title']:52} {row['protocol']:11} {row['accuracy']:.4f}{sd} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''}; {floor}{said})"
-        )
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+        typer.echo(f"{row['title']:52} {row['protocol']:11} {row['accuracy']:.4f}{sd} ({seeds}; {floor}{said})")
     for row in kept.get("not_measured", ()):
         typer.echo(f"{row['title']:52} {row['protocol']:11} not measured here; {row['command']}")
     typer.echo(write_study(out).resolve())

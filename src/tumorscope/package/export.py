@@ -39,6 +39,8 @@ USE = "For research and teaching on single grey slices of brain MR; not for deci
 LIMITS = (
     "In the Kaggle set these are mostly contrast-enhanced T1 slices of one group of hospitals, and tumour-free slices of another "
     "source. Other sequences, scanners, ages, operated brains and other tumours are unknown to it.",
+    "On another collection probabilities and prediction sets may hold much less than they say, and small tumours are missed more "
+    "often, than scores of new patients from the same collections tell.",
     "Slices that lie otherwise than radiologists look at them are answered as they lie, where the gate does not notice.",
 )
 CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions", "backbone": "activation"}
@@ -50,6 +52,7 @@ def export_run(
     catalogue: Catalogue,
     out: Path,
     say: Callable[[str], None] = lambda _: None,
+    external: Sequence[Path] = (),
 ) -> Path:
     """Make a package of `run` (one fold, as under protocol `all`) in the folder `out` and beside it as one file; its path.
 
@@ -57,6 +60,7 @@ def export_run(
 
     scored : runs of the same recipe, among them patient-cv ones, whose held-out predictions give scores, temperature,
     prediction sets and the gate's limits
+    external : folders or archives of other collections, which the finished package is asked about, for its card
 
     Raises `RunMismatch` where the runs do not belong together, `InputRejected` where graph and network differ.
     """
@@ -95,13 +99,36 @@ def export_run(
         f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
     }
     np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
-    parts = {
-        "model.onnx": graph,
-        "card.json": json.dumps(card, indent=2).encode(),
-        "gate.npz": statistics_file.getvalue(),
-    }
+    parts = {"model.onnx": graph, "gate.npz": statistics_file.getvalue()}
     write_bytes(out.with_name(f"{out.name}-reliability.svg"), reliability_of(recipe.name, predictions))
-    return write_package(out, {**parts, "MODEL_CARD.md": model_card(card).encode()})
+    made = _written(out, parts, card)
+    if external:
+        for data in external:
+            say(f"Asking the package about {data.stem}")
+            card["external"].append(_asked(out, data))
+        card["not_measured"].pop("external", None)
+        made = _written(out, parts, card)
+    return made
+
+
+def _written(out: Path, parts: dict[str, bytes], card: dict[str, Any]) -> Path:
+    told = {"card.json": json.dumps(card, indent=2).encode(), "MODEL_CARD.md": model_card(card).encode()}
+    return write_package(out, parts | told)
+
+
+def _asked(package: Path, data: Path) -> dict[str, Any]:
+    """What a package, as it answers, makes of another collection; the gate's refusals are left out of the scores."""
+    from tumorscope.evaluation.package_scores import score_package
+
+    _, found = score_package(package, data)
+    if "presence" not in found:
+        raise InputRejected("external", str(data), "at least one slice that the package answers", "Give another set.")
+    return {
+        "data": {name: found["data"][name] for name in ("name", "digest", "slices")},
+        "presence": found["presence"],
+        "sets": found.get("set coverage"),
+        "regions": found["regions"]["all"] if "regions" in found else None,
+    }
 
 
 def reliability_of(name: str, held: pd.DataFrame) -> bytes:
@@ -129,6 +156,7 @@ def _card(
         "use": USE,
         "limits": [f"Trained on {trained} pictures of {catalogue.name}.", *LIMITS],
         **told,
+        "external": [],
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": trained, "pictures": trained},
         "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "recipe": recipe.model_dump(mode="json"),
