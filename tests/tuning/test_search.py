@@ -168,15 +168,21 @@ def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
         ("baseline_cnn", {"external": Range(choices=([],))}, "external: a search changes single fields"),
         ("resnet10_128", {"model.backbone.unfrozen": Range(choices=(0, 1))}, "take 0 out of the space"),
         (
+            "baseline_cnn",
+            {"model.droput": Range(low=0.0, high=0.5)},
+            "model.droput: unknown key; allowed here: name, filters",
+        ),
+        (
             "resnet10_128",
             {"model.backbone.weights": Range(choices=("none", "file:w.safetensors"))},
             "nobody proves a trial's weights apart",
         ),
     ],
 )
-def test_what_trials_would_leave_out_is_refused(recipe, space, says, tmp_path):
+def test_a_wrong_space_is_refused_before_the_storage_is_claimed_for_it(recipe, space, says, tmp_path):
     with pytest.raises(RecipeError, match=says):
         tune(recipe, space, tiny_catalogue(tmp_path), trials=1, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):

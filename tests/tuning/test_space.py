@@ -3,7 +3,7 @@
 import pytest
 
 from tumorscope.errors import RecipeError
-from tumorscope.tuning.space import Range, load_space, shipped_spaces, suggested
+from tumorscope.tuning.space import Range, first, load_space, shipped_spaces, suggested
 
 
 class Fixed:
@@ -34,6 +34,18 @@ def test_lists_among_choices_come_back_as_lists():
     assert recipe.model.filters == (48, 96, 192)
     assert recipe.training.batch_size == 64
     assert recipe.model.dense == 256
+
+
+def test_the_first_recipe_has_first_choices_and_lowest_values():
+    space = {
+        "model.filters": Range(choices=([4, 8], [16])),
+        "training.epochs": Range(low=3, high=9),
+        "optimiser.learning_rate": Range(low=1e-4, high=1, log=True),
+        "model.dropout": Range(low=0.1, high=0.5, step=0.2),
+    }
+    recipe = first("improved_cnn", space)
+    assert (recipe.model.filters, recipe.training.epochs, recipe.model.dropout) == ((4, 8), 3, 0.1)
+    assert recipe.optimiser.learning_rate == 1e-4
 
 
 def test_a_grid_has_every_choice_or_low_middle_and_high():

@@ -29,7 +29,7 @@ from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
 from tumorscope.training.identity import environment
 from tumorscope.training.pool import end_with_parent
-from tumorscope.tuning.space import Space, suggested
+from tumorscope.tuning.space import Space, first, suggested
 
 Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["median", "hyperband", "none"]
@@ -78,11 +78,12 @@ def tune(
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core
 
-    Raises `RunMismatch` where the storage holds a search over something else, `LossNotFinite` where no trial came to its end,
-    `SplitLeak` for weights that may know its slices.
+    Raises `RecipeError` for a recipe or a space that cannot be searched, `RunMismatch` where the storage
+    holds a search over something else, `LossNotFinite` where no trial came to its end, `SplitLeak` for weights that may know
+    its slices.
     """
     base = load_recipe(recipe)
-    _need_searchable(base, space)
+    _need_searchable(recipe, base, space)
     _need_weights(base, catalogue)
     if sampler == "grid":
         trials = min(trials, math.prod(len(values.grid()) for values in space.values()))
@@ -116,8 +117,11 @@ def tune(
     return _write(study, plan, base, out)
 
 
-def _need_searchable(base: Recipe, space: Space) -> None:
-    """Raise `RecipeError` for what trials would silently leave out, since all of them see the same slices."""
+def _need_searchable(recipe: str, base: Recipe, space: Space) -> None:
+    """Raise `RecipeError` for fields that the recipe lacks, and for what trials would silently leave out.
+
+    All trials see the same slices.
+    """
     if base.pixels_of_fold:
         raise RecipeError(f"{base.name}: its slices are made for each fold, which a search does not do; use train")
     if base.external:
@@ -140,6 +144,7 @@ def _need_searchable(base: Recipe, space: Space) -> None:
         raise RecipeError(
             "model.backbone.weights: nobody proves a trial's weights apart from the set; take it out of the space"
         )
+    first(recipe, space)  # before the storage is claimed for a space with a typo, which mended would be another one
 
 
 def _value(base: Recipe, key: str) -> Any:

@@ -88,6 +88,13 @@ def load_space(name: str) -> Space:
         raise RecipeError(f"{name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from None
 
 
+def first(recipe: str, space: Space) -> Recipe:
+    """The recipe with every field at its first choice or lowest value. Raises what `suggested` raises."""
+    from optuna.trial import FixedTrial
+
+    return suggested(recipe, space, FixedTrial({key: values.grid()[0] for key, values in space.items()}), "first")
+
+
 def suggested(recipe: str, space: Space, trial: Any, name: str) -> Recipe:
     """The recipe of a trial. Raises `RecipeError` where the space names a field that the recipe does not have."""
     return load_recipe(recipe, {**{key: values.suggest(trial, key) for key, values in space.items()}, "name": name})
