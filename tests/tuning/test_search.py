@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,11 @@ from tumorscope.config import Backbone, load_recipe
 from tumorscope.errors import RecipeError, RunMismatch, SplitLeak
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
+from tumorscope.protocols import Fold
 from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.pretrain import ORIGIN
 from tumorscope.training.runs import read_predictions, train_runs
-from tumorscope.tuning.search import STUDY, _lock, _put_back, _storage, tune
+from tumorscope.tuning.search import STUDY, Plan, _ask, _finish, _lock, _put_back, _storage, _write, tune
 from tumorscope.tuning.space import Range
 
 SPACE = {"optimiser.learning_rate": Range(low=1e-4, high=1e-2, log=True)}
@@ -157,6 +160,33 @@ def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
         workers=1,
     )
     assert json.loads((tmp_path / "out" / "search.json").read_text())["trials"] == {"complete": 1, "pruned": 1}
+
+
+def plan(folder: Path, space: dict) -> Plan:
+    """Of eight slices, for trials that end before they train."""
+    made = tiny_catalogue(folder)
+    fold = Fold("patient-cv", 0, np.arange(8), np.arange(8), np.empty(0, np.int64))
+    pixels, labels = next(folder.glob("pixels-*.npy")), np.zeros(len(made.table), int)
+    told = {"storage": "", "trials": 2, "sampler": "random", "pruner": "none", "seed": 0}
+    return Plan("improved_cnn", space, (fold,), pixels, labels, **told)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("model.filters", [2, 2, 2, 2, 2], "for 30x30 input; give one to 4 blocks"),  # 30 px halve to 15, 7, 3, 1
+        ("training.batch_size", -1, "training.batch_size: Input should be greater than or equal to 1"),
+    ],
+)
+def test_an_impossible_trial_is_passed_over_and_the_last_one_says_why(key, value, says, tmp_path):
+    study, asked = optuna.create_study(direction="maximize"), plan(tmp_path, {key: Range(choices=(value,))})
+    for number in range(2):
+        trial = _ask(study, asked, nullcontext())
+        assert re.match(f"trial {number}: pruned; .*{says}", _finish(study, asked, trial))
+    assert _ask(study, asked, nullcontext()) is None
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
+    with pytest.raises(RecipeError, match=f"of 2 of 2; the last: .*{says}"):
+        _write(study, asked, load_recipe("improved_cnn"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
 from tumorscope.training.identity import environment
 from tumorscope.training.pool import end_with_parent
-from tumorscope.tuning.space import Space, first, suggested
+from tumorscope.tuning.space import Space, drawn, first, suggested
 
 Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["median", "hyperband", "none"]
@@ -78,9 +78,9 @@ def tune(
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core
 
-    Raises `RecipeError` for a recipe or a space that cannot be searched, `RunMismatch` where the storage
-    holds a search over something else, `LossNotFinite` where no trial came to its end, `SplitLeak` for weights that may know
-    its slices.
+    Raises `RecipeError` for a recipe or a space that cannot be searched, `RunMismatch` where the storage holds a search over
+    something else, `LossNotFinite` where no trial came to its end (`RecipeError` where that is for impossible values),
+    `SplitLeak` for weights that may know its slices.
     """
     base = load_recipe(recipe)
     _need_searchable(recipe, base, space)
@@ -327,20 +327,22 @@ def _ask(study: Any, plan: Plan, lock: Any) -> Any:
             return None
         trial = study.ask()
         trial.set_user_attr("search", plan.search)
-        suggested(plan.recipe, plan.space, trial, "trial")  # stored at once, so that a kill loses no values
+        drawn(plan.space, trial)  # stored at once, so that a kill loses no values
         return trial
 
 
 def _finish(study: Any, plan: Plan, trial: Any) -> str:
     import optuna
 
-    recipe = suggested(plan.recipe, plan.space, trial, f"trial-{trial.number}")
     try:
+        recipe = suggested(plan.recipe, plan.space, trial, f"trial-{trial.number}")
         values = [_score(recipe, plan, fold, trial if not done else None) for done, fold in enumerate(plan.folds)]
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number}: pruned"
-    except LossNotFinite as error:  # values that do not train are a finding, and no reason to end
+    except (LossNotFinite, RecipeError) as error:  # values that do not train are a finding, and no reason to end
+        if isinstance(error, RecipeError):
+            trial.set_user_attr("impossible", str(error))
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number}: pruned; {error}"
     study.tell(trial, float(np.mean(values)))
@@ -375,8 +377,15 @@ def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
 def _write(study: Any, plan: Plan, base: Recipe, out: Path) -> Path:
     from tumorscope.tuning.figures import write_figures
 
-    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name.lower() for trial in trials]
     if "complete" not in states:
+        if impossible := [trial.user_attrs["impossible"] for trial in trials if "impossible" in trial.user_attrs]:
+            raise RecipeError(
+                f"{base.name}: no trial came to its last epoch, and no network can be made of the values of "
+                f"{len(impossible)} of {len(trials)}; the last: {impossible[-1]}. Take such values out of the space and give "
+                "another --out or --storage."
+            )
         raise LossNotFinite(
             f"{base.name}: all {len(states)} trials ended before their last epoch; lower the rates of the space, "
             "or ask for more trials."

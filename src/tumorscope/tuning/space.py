@@ -96,5 +96,10 @@ def first(recipe: str, space: Space) -> Recipe:
 
 
 def suggested(recipe: str, space: Space, trial: Any, name: str) -> Recipe:
-    """The recipe of a trial. Raises `RecipeError` where the space names a field that the recipe does not have."""
-    return load_recipe(recipe, {**{key: values.suggest(trial, key) for key, values in space.items()}, "name": name})
+    """The recipe of a trial. Raises `RecipeError` for a field that the recipe lacks and for a value that it does not take."""
+    return load_recipe(recipe, {**drawn(space, trial), "name": name})
+
+
+def drawn(space: Space, trial: Any) -> dict[str, Any]:
+    """A value of every field from a trial, which keeps them."""
+    return {key: values.suggest(trial, key) for key, values in space.items()}
