@@ -18,9 +18,11 @@ import pytest
 from filelock import FileLock
 from sklearn.metrics import balanced_accuracy_score
 from tests.training.tiny_set import catalogue, drawn, tiny_catalogue
+from typer.testing import CliRunner
 
+from tumorscope.cli.main import app
 from tumorscope.config import Backbone, load_recipe
-from tumorscope.errors import RecipeError, RunMismatch, SplitLeak
+from tumorscope.errors import InputRejected, RecipeError, RunMismatch, SplitLeak
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
 from tumorscope.protocols import Fold
@@ -41,7 +43,7 @@ from tumorscope.tuning.search import tune
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     tune("baseline_cnn", SPACE, tiny_catalogue(folder), trials=int(sys.argv[2]), out=folder / "out", workers=4, pruner="none",
-         protocol="official", sampler="random")
+         protocol="clean", sampler="random")
 """
 
 
@@ -63,7 +65,7 @@ def test_other_test_pixels_change_nothing_in_a_search(tmp_path):
             catalogue(tmp_path / name, pixels, labels),
             trials=2,
             out=tmp_path / name / "out",
-            protocol="official",
+            protocol="clean",
             workers=1,
         )
         values.append(pd.read_csv(best.parent / "trials.csv")["value"].tolist())
@@ -111,7 +113,7 @@ def test_killed_with_four_workers_no_trial_is_lost_and_none_is_done_twice(tmp_pa
             tiny_catalogue(tmp_path),
             trials=2,
             out=tmp_path / "out",
-            protocol="official",
+            protocol="clean",
         )
 
 
@@ -122,7 +124,7 @@ def test_a_grid_ends_when_every_point_was_tried_once(tmp_path):
         "baseline_cnn",
         space,
         tiny_catalogue(tmp_path),
-        **{"trials": 50, "out": tmp_path / "out", "protocol": "official", "sampler": "grid", "pruner": "none"},
+        **{"trials": 50, "out": tmp_path / "out", "protocol": "clean", "sampler": "grid", "pruner": "none"},
         workers=1,
     )
     assert sorted(int(trial.params["training.batch_size"]) for trial in finished(tmp_path / "out")) == [16, 32]
@@ -156,10 +158,21 @@ def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
         "baseline_cnn",
         rates,
         tiny_catalogue(tmp_path),
-        **{"trials": 2, "out": tmp_path / "out", "protocol": "official", "sampler": "grid", "pruner": "none"},
+        **{"trials": 2, "out": tmp_path / "out", "protocol": "clean", "sampler": "grid", "pruner": "none"},
         workers=1,
     )
     assert json.loads((tmp_path / "out" / "search.json").read_text())["trials"] == {"complete": 1, "pruned": 1}
+
+
+@pytest.mark.parametrize("protocol", ["official", "external", "all"])
+def test_protocols_without_a_grouped_validation_part_are_refused_before_data_are_read(protocol, tmp_path):
+    with pytest.raises(
+        InputRejected, match=f"protocol: {protocol}; .* Choose patient-cv, published-cv, picture-cv or clean"
+    ):
+        tune("baseline_cnn", SPACE, None, trials=1, out=tmp_path / "out", protocol=protocol)
+    asked = ["tune", "baseline_cnn", "--data", str(tmp_path / "missing.zip"), "--protocol", protocol]
+    with pytest.raises(InputRejected, match=f"protocol: {protocol}; "):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
 
 
 def plan(folder: Path, space: dict) -> Plan:

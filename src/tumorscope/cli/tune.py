@@ -14,7 +14,10 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls counted.")] = 30,
     space: Annotated[str, typer.Option(help="Search space: a .toml file; else the one shipped for the recipe.")] = "",
     protocol: Annotated[
-        str, typer.Option(help="Its training and validation parts are used, never its test.")
+        str,
+        typer.Option(
+            help="patient-cv, published-cv, picture-cv or clean; its training and validation parts are used, never its test."
+        ),
     ] = "patient-cv",
     folds: Annotated[int, typer.Option(min=1, max=5, help="Folds that a trial is judged on.")] = 1,
     sampler: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
@@ -30,17 +33,16 @@ def tune(
     """Search over a recipe's fields. The same command goes on after any stop; `train OUT/best.toml` takes the best."""
     from typing import cast, get_args
 
-    from tumorscope.tuning.search import Pruner, Sampler
+    from tumorscope.tuning.search import Pruner, Sampler, need_grouped
     from tumorscope.tuning.search import tune as search
     from tumorscope.tuning.space import load_space
 
     for option, value, known in (("--sampler", sampler, Sampler), ("--pruner", pruner, Pruner)):
         if value not in get_args(known):
             raise typer.BadParameter(f"{value}: expected {', '.join(get_args(known))}", param_hint=option)
+    need_grouped(protocol)
     chosen = load_space(space or recipe)
-    catalogue = open_catalogue(data, classes)
-    if protocol != "official":
-        catalogue = name_pictures(catalogue)
+    catalogue = name_pictures(open_catalogue(data, classes))
     folder = out or Path("runs") / f"tune-{Path(recipe).stem}"
     say(f"Searching {len(chosen)} fields of {recipe}, {trials} trials by {sampler}, into {folder}/")
     best = search(

@@ -34,6 +34,8 @@ from tumorscope.tuning.space import Space, drawn, first, suggested
 Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["median", "hyperband", "none"]
 STUDY = "tune"
+#: Protocols whose validation parts share no picture with training. official's does, external needs a second set, all has none.
+GROUPED = ("patient-cv", "published-cv", "picture-cv", "clean")
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,16 @@ def tune(
 ) -> Path:
     """Search until `trials` are finished in all, and write best.toml, trials.csv and figures into `out`; the best recipe's path.
 
+    protocol : one of `GROUPED`
     inner_folds : folds of `protocol` whose training and validation parts a trial is trained and judged on
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core
 
-    Raises `RecipeError` for a recipe or a space that cannot be searched, `RunMismatch` where the storage holds a search over
-    something else, `LossNotFinite` where no trial came to its end (`RecipeError` where that is for impossible values),
-    `SplitLeak` for weights that may know its slices.
+    Raises `InputRejected` for another protocol, `RecipeError` for a recipe or a space that cannot be searched, `RunMismatch`
+    where the storage holds a search over something else, `LossNotFinite` where no trial came to its end (`RecipeError` where
+    that is for impossible values), `SplitLeak` for weights that may know its slices.
     """
+    need_grouped(protocol)
     base = load_recipe(recipe)
     _need_searchable(recipe, base, space)
     _need_weights(base, catalogue)
@@ -115,6 +119,13 @@ def tune(
         _work(plan, min(workers or home.cores(), trials), say)
     _lock(out, plan.search).unlink(missing_ok=True)
     return _write(study, plan, base, out)
+
+
+def need_grouped(protocol: str) -> None:
+    """Raise `InputRejected` unless slices of one picture are never on both sides of the protocol's validation parts."""
+    if protocol not in GROUPED:
+        limit = "a search judges trials on validation slices that share no picture with training"
+        raise InputRejected("protocol", protocol, limit, f"Choose {', '.join(GROUPED[:-1])} or {GROUPED[-1]}.")
 
 
 def _need_searchable(recipe: str, base: Recipe, space: Space) -> None:
