@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from tumorscope.protocols import Fold
 from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.pretrain import ORIGIN
 from tumorscope.training.runs import read_predictions, train_runs
-from tumorscope.tuning.search import STUDY, Plan, _ask, _finish, _lock, _put_back, _storage, _write, tune
+from tumorscope.tuning.search import STUDY, Plan, _ask, _finish, _lock, _put_back, _sampler, _storage, _write, tune
 from tumorscope.tuning.space import Range
 
 SPACE = {"optimiser.learning_rate": Range(low=1e-4, high=1e-2, log=True)}
@@ -235,13 +236,44 @@ def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):
         study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).set_user_attr("search", search)
     _lock(tmp_path, "ended").write_text("")
     with FileLock(_lock(tmp_path, "runs")):
-        _put_back(study, tmp_path)
+        _put_back(study, {"x": Range(low=0.0, high=1.0)}, tmp_path)
     states = [trial.state.name for trial in study.trials]
     assert states == ["RUNNING", "FAIL", "RUNNING", "WAITING"]
     assert study.trials[3].user_attrs == {"again": 1}
     _lock(tmp_path, "runs").touch()
-    _put_back(study, tmp_path)
+    _put_back(study, {"x": Range(low=0.0, high=1.0)}, tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "RUNNING", "WAITING", "WAITING"]
+
+
+def test_a_trial_killed_while_it_is_queued_or_drawn_keeps_its_values(tmp_path):
+    """Queued with both, killed before the first is drawn, after it, and before it is closed, when it waits already."""
+    space, study = {key: Range(low=0.0, high=1.0) for key in "xy"}, optuna.create_study()
+    study.enqueue_trial({"x": 0.25, "y": 0.75})
+    for kept in (0, 1, 2):
+        trial = study.ask()
+        assert [trial.suggest_float(key, 0, 1) for key in "xy"[:kept]] == [0.25, 0.75][:kept]
+        _put_back(study, space, tmp_path)
+    trial = study.ask()
+    study.enqueue_trial({"x": 0.25, "y": 0.75}, user_attrs={"again": trial.number})
+    _put_back(study, space, tmp_path)
+    assert [one.state.name for one in study.trials] == ["FAIL"] * 4 + ["WAITING"]
+    assert study.trials[4].system_attrs["fixed_params"] == {"x": 0.25, "y": 0.75}
+
+
+def test_a_trial_killed_between_two_values_of_its_grid_point_is_put_back_whole(tmp_path):
+    """2 x 2 points: one killed with one value is queued with both, one killed without any leaves its point to others."""
+    space = {"x": Range(choices=(1, 2)), "y": Range(low=0, high=1)}
+    asked = replace(plan(tmp_path, space), sampler="grid")
+    study = optuna.create_study(sampler=_sampler(asked))
+    space["x"].suggest(study.ask(), "x")
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))  # killed before it had a point
+    _put_back(study, space, tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING"]
+    tried = [
+        (space["x"].suggest(trial, "x"), space["y"].suggest(trial, "y")) for trial in (study.ask() for _ in range(4))
+    ]
+    assert study.trials[2].user_attrs == {"again": 0}
+    assert sorted(tried) == [(1, 0), (1, 1), (2, 0), (2, 1)]
 
 
 def test_a_search_is_refused_weights_that_may_know_its_validation_slices(tmp_path):

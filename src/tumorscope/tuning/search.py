@@ -114,7 +114,7 @@ def tune(
     _claim(
         study, {"recipe": base.model_dump(mode="json"), "space": _plain(space), "split": digest(blind, catalogue.table)}
     )
-    _put_back(study, out)
+    _put_back(study, space, out)
     with FileLock(_lock(out, plan.search)):  # let go however this process ends
         _work(plan, min(workers or home.cores(), trials), say)
     _lock(out, plan.search).unlink(missing_ok=True)
@@ -252,22 +252,40 @@ def _claim(study: Any, identity: dict[str, Any]) -> None:
         )
 
 
-def _put_back(study: Any, out: Path) -> None:
+def _put_back(study: Any, space: Space, out: Path) -> None:
     """Trials that a search in `out` was in the middle of when it ended: closed, and queued again with the same values.
 
     Those of a search that is still running, here or on another machine, are left to it.
     """
+    from optuna.samplers import GridSampler
     from optuna.trial import TrialState
 
+    again = {trial.user_attrs.get("again") for trial in study.get_trials(deepcopy=False)}
     ended = {file for file in out.glob(_lock(out, "*").name) if not _held(file)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         search = trial.user_attrs.get("search")  # none where it was killed between the two
         if search is not None and _lock(out, search) not in ended:
             continue
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+        values = _values(study, trial)
+        whole = len(values) == len(space) or not isinstance(study.sampler, GridSampler)  # a grid fills no gaps
+        if values and whole and trial.number not in again:
+            study.enqueue_trial(values, user_attrs={"again": trial.number})
+        study.tell(trial.number, state=TrialState.FAIL)  # only now: a kill between the two loses nothing
     for file in ended:
         file.unlink(missing_ok=True)
+
+
+def _values(study: Any, trial: Any) -> dict[str, Any]:
+    """Values of a trial that was killed: those it was queued with, those drawn since, and what is left of its grid point."""
+    from optuna.distributions import CategoricalDistribution
+    from optuna.samplers import GridSampler
+
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if "grid_id" in trial.system_attrs and isinstance(study.sampler, GridSampler):
+        for key, candidates in trial.system_attrs["search_space"].items():
+            among = CategoricalDistribution(candidates)
+            values.setdefault(key, study.sampler.sample_independent(study, trial, key, among))
+    return values
 
 
 def _lock(out: Path, search: str) -> Path:
