@@ -10,11 +10,17 @@ import pytest
 from PIL import Image
 
 from tumorscope.api import read_run, train
+from tumorscope.audit.conflicts import label_issues
+from tumorscope.audit.identify import with_pictures
 from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.phantom import write_phantom
-from tumorscope.errors import DataNotFound
+from tumorscope.errors import DataNotFound, RunMismatch
+from tumorscope.evaluation.assemble import report_of
+from tumorscope.evaluation.explain import explain_run
+from tumorscope.package.card import load_package
+from tumorscope.package.export import export_run
 from tumorscope.protocols import folds
 from tumorscope.training.external import widened, with_external
 
@@ -110,6 +116,36 @@ def test_a_run_with_a_further_set_scores_the_same_slices_as_one_without(sets, tm
     counts = [json.loads((run / "environment.json").read_text())["folds"][0] for run in (plain, wide)]
     assert counts[1]["train"] > counts[0]["train"]
     assert counts[1]["test"] == counts[0]["test"]
+
+
+def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(sets, tmp_path):
+    """All of main's 84 pictures, 15 gliomas of the other set and 3 copies are trained on; 30 other slices are for validation."""
+    entries = [
+        {"data": "mixed.zip", "classes": ["glioma"]},
+        {"data": "mixed.zip", "classes": ["meningioma", "notumor"], "role": "validation"},
+    ]
+    small = {"model.filters": [4, 8, 8], "input.size": 32, "training.threads": 1}
+    chosen = load_recipe("compact_cnn", {**QUICK, **small, "external": entries})
+    main = with_pictures(sets)
+    whole, crossed = (
+        train(chosen, main, protocol, runs=tmp_path, workers=1)[0] for protocol in ("all", "patient-cv")
+    )
+    scored = read_run(crossed)
+    assert scored.loc[scored["part"] == "validation", "path"].str.startswith("mixed:").all()
+
+    found, _ = explain_run(crossed, main, 4)
+    assert set(found["path"]) <= set(main.table["path"])
+    page = report_of([crossed], main, tmp_path / "report")
+    assert page.exists()
+    assert label_issues(main, crossed).judged == 84
+    package = load_package(export_run(whole, [crossed], main, tmp_path / "package"))
+    limit = package.card["limits"][0]
+    assert limit == "Trained on 84 pictures of main and 18 slices of mixed.zip, which the gate is not measured on."
+
+    stranger = load_catalogue(main.origin.parent / "other.zip")
+    for refused in (lambda: explain_run(crossed, stranger), lambda: export_run(whole, [crossed], stranger, tmp_path / "no")):
+        with pytest.raises(RunMismatch, match=r"trained on main and mixed \(.*other bytes than other and mixed.*Give its --data\.$"):
+            refused()
 
 
 def test_a_set_that_is_not_there_is_named_with_where_it_was_looked_for(sets):

@@ -1,6 +1,5 @@
 """Label conflicts: one picture under two classes; and labels that a trained run doubts. Lists to look at, never corrections."""
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.errors import DataNotFound, RunMismatch
+from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.scores import PROBABILITIES, probability_of, truth_of
 from tumorscope.labels import CLASSES
-from tumorscope.training.runs import read_predictions
+from tumorscope.training.runs import facts_of, read_predictions
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,13 @@ def label_issues(catalogue: Catalogue, run: Path) -> LabelIssues:
 
     Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in dataset labels", JAIR 2021.
 
+    Validation slices of a further set that the run's recipe names are none of the catalogue's, and are not judged.
+
     Raises `DataNotFound` where the folder holds no finished run, `RunMismatch` where it was trained on other data.
     """
     protocol = _protocol(catalogue, run)
     predictions = read_predictions(run)
+    predictions = predictions[predictions["path"].isin(catalogue.table["path"])]
     crossed = protocol.endswith("-cv")
     judged = predictions[predictions["part"] == "test"] if crossed else predictions
     judged = _one_a_slice(judged)
@@ -94,13 +96,7 @@ def _protocol(catalogue: Catalogue, run: Path) -> str:
     """The run's protocol, once it is clear that it was trained on this data."""
     if not (run / "predictions.csv").exists() or not (run / "environment.json").exists():
         raise DataNotFound(f"{run}: no finished run; give a folder that `tumorscope train` made.")
-    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    if facts["data"]["digest"] != catalogue.digest:
-        raise RunMismatch(
-            f"{run}: trained on {facts['data']['name']} ({facts['data']['digest']}), not on {catalogue.name} "
-            f"({catalogue.digest}). Give a run on this data."
-        )
-    return str(facts["protocol"])
+    return str(facts_of(run, catalogue)["protocol"])
 
 
 def _note(crossed: bool, judged: int) -> str:

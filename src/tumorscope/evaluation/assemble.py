@@ -41,8 +41,13 @@ def report_of(
     """Write the report of finished runs into `folder` and give the page's path; raises `RunMismatch` for runs of other data."""
     known = set(catalogue.table["path"])
     for run in runs:
-        if not known.issuperset(read_predictions(run)["path"]):
-            raise RunMismatch(f"{run}: scored on slices that {catalogue.name} does not hold. Give the run's --data.")
+        scored = read_predictions(run)
+        # Validation slices may be of a further set that the recipe names, and none of them is shown.
+        if not known.issuperset(scored.loc[scored["part"] == "test", "path"]):
+            raise RunMismatch(
+                f"{run}: scored on slices that {catalogue.name} does not hold. Give the run's --data, and --test-data too for "
+                "a run under external."
+            )
     report = Report(
         title=f"tumorscope: {catalogue.name}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -27,6 +27,7 @@ from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
 from tumorscope.package.model_card import QUESTIONS, model_card
 from tumorscope.protocols import ALL, digest, folds
+from tumorscope.training.external import widened, with_rows
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.identity import environment
 from tumorscope.training.network import load_network
@@ -60,11 +61,12 @@ def export_run(
 
     scored : runs of the same recipe, among them patient-cv ones, whose held-out predictions give scores, temperature,
     prediction sets and the gate's limits
+    catalogue : of the main set; what the gate is measured on is of it alone, whatever further sets the recipe names
     external : folders or archives of other collections, which the finished package is asked about, for its card
 
     Raises `RunMismatch` where the runs do not belong together, `InputRejected` where graph and network differ.
     """
-    recipe, facts = load_recipe(run / "recipe.toml"), facts_of(run, catalogue)
+    recipe, facts = load_recipe(run / "recipe.toml"), _facts(run, catalogue)
     cv = _check(run, recipe, facts, scored, catalogue)
     module = load_network(run / "fold-0", recipe)
     images = input_pixels(catalogue, recipe.input)
@@ -136,10 +138,22 @@ def reliability_of(name: str, held: pd.DataFrame) -> bytes:
     return encoded(reliability(answered(held, fits_of_folds(held)), name), "svg")
 
 
+def _facts(run: Path, catalogue: Catalogue) -> dict[str, Any]:
+    """environment.json of a run that a package can be made of."""
+    protocol = json.loads((run / "environment.json").read_text(encoding="utf-8"))["protocol"]
+    if protocol == "external":
+        raise RunMismatch(f"{run}: trained under external; a package is made of one on --data alone. Use --protocol {ALL}.")
+    return facts_of(run, catalogue)
+
+
 def _card(
     recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue, trained: int, told: dict[str, Any]
 ) -> dict[str, Any]:
     """card.json: what the model takes and gives, is made of, and what is `told` of it by measurements."""
+    trained_on = f"Trained on {trained} pictures of {catalogue.name}"
+    if recipe.external:
+        sets = ", ".join(dict.fromkeys(Path(entry.data).name for entry in recipe.external))
+        trained_on += f" and {facts['folds'][0]['train'] - trained} slices of {sets}, which the gate is not measured on"
     return {
         "format": FORMAT,
         "name": recipe.name,
@@ -154,7 +168,7 @@ def _card(
         },
         "map": CLASS_MAPS[recipe.model.name],
         "use": USE,
-        "limits": [f"Trained on {trained} pictures of {catalogue.name}.", *LIMITS],
+        "limits": [f"{trained_on}.", *LIMITS],
         **told,
         "external": [],
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": trained, "pictures": trained},
@@ -181,7 +195,7 @@ def _check(
         raise RunMismatch(
             f"{run}: its slices are made by another network (super-resolution, regions), which a package does not hold."
         )
-    _need_the_same_folds(run, facts, catalogue)
+    _need_the_same_folds(run, recipe, facts, catalogue)
     if len(facts["folds"]) != 1:
         raise RunMismatch(f"{run}: {len(facts['folds'])} models; train one with --protocol {ALL}.")
     cv = []
@@ -190,8 +204,8 @@ def _check(
         mine = Recipe.model_validate(other["recipe"]).model_copy(update={"name": "", "title": ""})
         if mine != recipe.model_copy(update={"name": "", "title": ""}):
             raise RunMismatch(f"{one}: another recipe than {run}; its scores would not be this model's.")
-        if other["data"]["digest"] == catalogue.digest:
-            _need_the_same_folds(one, other, catalogue)
+        if other["data"]["digest"] == facts["data"]["digest"]:
+            _need_the_same_folds(one, recipe, other, catalogue)
             if other["protocol"] == "patient-cv":
                 cv.append(one)
     if not cv:
@@ -202,9 +216,11 @@ def _check(
     return cv
 
 
-def _need_the_same_folds(run: Path, facts: dict[str, Any], catalogue: Catalogue) -> None:
+def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> None:
     """Raise `RunMismatch` where the catalogue has learnt of pictures or patients since; held-out slices would not be held out."""
-    if digest(folds(facts["protocol"], catalogue.table, facts["seed"]), catalogue.table) != facts["split"]:
+    wide, further = with_rows(recipe, catalogue)
+    made = [widened(fold, wide.table, further) for fold in folds(facts["protocol"], catalogue.table, facts["seed"])]
+    if digest(made, wide.table) != facts["split"]:
         raise RunMismatch(
             f"{run}: its folds are not those that {catalogue.name} has now, since pictures or patients were found or named "
             "after it was trained. Train it again with --overwrite."

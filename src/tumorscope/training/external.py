@@ -30,25 +30,41 @@ def with_external(recipe: Recipe, catalogue: Catalogue) -> tuple[Catalogue, Path
 
     Raises `DataNotFound` where a set is not there, or holds no slice of the classes asked for.
     """
+    catalogue, further = with_rows(recipe, catalogue)
+    return catalogue, _degraded(recipe, catalogue, further), further
+
+
+def with_rows(recipe: Recipe, catalogue: Catalogue) -> tuple[Catalogue, list[Further]]:
+    """What `with_external` gives, without the pixels; without further sets the catalogue as it is."""
     from tumorscope.audit.identify import with_pictures
 
-    # One widening a set, however many entries name it.
-    places = [find_external(entry.data, catalogue.origin) for entry in recipe.external]
-    spans: dict[Path, tuple[int, int]] = {}
-    for place in places:
-        if place not in spans:
-            start = len(catalogue.table)
-            catalogue = extend(catalogue, load_catalogue(place))
-            spans[place] = start, len(catalogue.table)
+    if not recipe.external:
+        return catalogue, []
+    catalogue, spans = extended(recipe.external, catalogue)
     catalogue = with_pictures(catalogue)
     further = []
-    for place, entry in zip(places, recipe.external, strict=True):
-        rows = np.arange(*spans[place])
+    for span, entry in zip(spans, recipe.external, strict=True):
+        rows = np.arange(*span)
         rows = rows[catalogue.table["label"].iloc[rows].isin(entry.classes).to_numpy()]
         if not len(rows):
             raise DataNotFound(f"external.data: {entry.data}: no slice of {' or '.join(entry.classes)} in it.")
         further.append(Further(rows, entry))
-    return catalogue, _degraded(recipe, catalogue, further), further
+    return catalogue, further
+
+
+def extended(entries: Sequence[External], catalogue: Catalogue) -> tuple[Catalogue, list[tuple[int, int]]]:
+    """The catalogue with the sets behind it that the entries name, and of each entry the first row of its set and that behind it.
+
+    Raises `DataNotFound` where a set is not there.
+    """
+    places = [find_external(entry.data, catalogue.origin) for entry in entries]
+    spans: dict[Path, tuple[int, int]] = {}
+    for place in places:
+        if place not in spans:  # one widening a set, however many entries name it
+            start = len(catalogue.table)
+            catalogue = extend(catalogue, load_catalogue(place))
+            spans[place] = start, len(catalogue.table)
+    return catalogue, [spans[place] for place in places]
 
 
 def find_external(name: str, origin: Path) -> Path:
@@ -64,6 +80,8 @@ def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> Fold
 
     Training rows stay apart from validation and test parts, validation rows from training and test parts.
     """
+    if not further:
+        return fold
     group = groups(table, by_patient=True)
     held_out = [one.rows for one in further if one.entry.role == "validation"]
     if held_out:

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from tumorscope import home
-from tumorscope.config import Recipe
+from tumorscope.config import External, Recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
 from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.labels import INDEX
 from tumorscope.protocols import folds
-from tumorscope.training.external import find_external, widened, with_external
+from tumorscope.training.external import extended, find_external, widened, with_external
 from tumorscope.training.fold import Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
 from tumorscope.training.identity import made_of, open_run
 from tumorscope.training.pool import work
@@ -186,12 +186,18 @@ def _named(scored: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
 
 
 def facts_of(run: Path, catalogue: Catalogue) -> dict[str, Any]:
-    """environment.json of a run folder; raises `RunMismatch` where the run is of other data than the catalogue's."""
+    """environment.json of a run folder.
+
+    catalogue : of the main set; further sets that the run's recipe names are found as in training
+    Raises `RunMismatch` where the run is of other data, `DataNotFound` where a further set is not there.
+    """
     facts: dict[str, Any] = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    entries = [External.model_validate(entry) for entry in facts.get("recipe", {}).get("external", ())]
+    catalogue, _ = extended(entries, catalogue)
     if facts["data"]["digest"] != catalogue.digest:
         raise RunMismatch(
-            f"{run}: trained on {facts['data']['name']}, other bytes than {catalogue.name}. Give --data, and --test-data "
-            "too for a run under external."
+            f"{run}: trained on {facts['data']['name']} ({facts['data']['digest']}), other bytes than {catalogue.name} "
+            f"({catalogue.digest}). Give its --data{', and its --test-data too' if facts['protocol'] == 'external' else ''}."
         )
     return facts
 
