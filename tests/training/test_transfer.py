@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -18,12 +19,13 @@ from tumorscope.audit.apart import apart
 from tumorscope.cli.main import app
 from tumorscope.config import Backbone, Input, Pretrain, parse_recipe
 from tumorscope.data.cache import input_file, input_pixels
+from tumorscope.data.catalogue import extend, join
 from tumorscope.data.decode import as_input
 from tumorscope.data.folder import read_pictures
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch, SplitLeak, TumorscopeError
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
-from tumorscope.models.weights import read_source
+from tumorscope.models.weights import Source, read_source
 from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.features import stored_features
 from tumorscope.training.loop import predict
@@ -266,6 +268,24 @@ def test_weights_learnt_elsewhere_are_refused_unless_proven_apart(tmp_path):
         else:
             need_apart(read_source(file, "resnet10t"), data)
             train(chosen, data, runs=tmp_path / "runs", workers=1)
+
+
+def test_the_refusal_names_every_set_of_a_joined_and_extended_one_and_following_it_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    parts = [replace(tiny_catalogue(tmp_path / name, seed), name=name) for seed, name in enumerate("abc")]
+    whole = extend(join(*parts[:2]), parts[2])
+    assert [part.name for part in whole.sets] == ["a", "b", "c"]
+    file = tmp_path / "w.safetensors"
+
+    def learnt(apart_from):
+        origin = json.dumps({"name": "other.zip", "apart_from": [part.digest for part in apart_from]})
+        return Source(file, {}, "", {ORIGIN: origin}, ())
+
+    with pytest.raises(SplitLeak) as refused:
+        need_apart(learnt(parts[:1]), whole)
+    options = " ".join(f"--apart-from {part.origin}" for part in parts)
+    assert f"not proven apart from b and c. Make it with tumorscope pretrain {options}, or" in str(refused.value)
+    need_apart(learnt(parts), whole)
 
 
 def test_pictures_that_a_set_knows_are_left_out_mirrored_ones_too(tmp_path, monkeypatch):

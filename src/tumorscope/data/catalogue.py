@@ -59,6 +59,11 @@ class Catalogue:
         """16 hex digits over the bytes of every slice in order: what pixel caches and runs are bound to."""
         return digest_of(self.table["sha256"])
 
+    @property
+    def sets(self) -> tuple["Catalogue", ...]:
+        """The sets that it is joined of, one by one; itself where it is one."""
+        return tuple(one for part in self.parts for one in part.sets) or (self,)
+
     def source(self) -> Source:
         """The archive or folder, opened."""
         return open_source(self.origin)

@@ -117,13 +117,13 @@ def need_apart(source: Source, catalogue: Catalogue) -> None:
     name = origin_of(source)
     if name is None:
         return
-    origin = json.loads(source.header[ORIGIN])
-    scored = {part.digest for part in (catalogue.parts or (catalogue,))}
-    if not scored <= set(origin.get("apart_from", ())):
+    proven = json.loads(source.header[ORIGIN]).get("apart_from", ())
+    unproven = [part.name for part in catalogue.sets if part.digest not in proven]
+    if unproven:
+        every = " ".join(f"--apart-from {part.origin}" for part in catalogue.sets)
         raise SplitLeak(
-            f"{source.path}: learnt on {name}, which is not proven apart from "
-            f"{catalogue.name}. Make it with tumorscope pretrain --apart-from {catalogue.origin}, or use weights = pretrain, "
-            "which learns on each fold's training part."
+            f"{source.path}: learnt on {name}, which is not proven apart from {' and '.join(unproven)}. Make it with tumorscope "
+            f"pretrain {every}, or use weights = pretrain, which learns on each fold's training part."
         )
 
 
