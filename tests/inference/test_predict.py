@@ -96,6 +96,20 @@ def test_arrays_paths_and_bytes_give_the_same_answer(classifier, heads, tmp_path
     assert "grey uint8" in wrong.reasons[0]
 
 
+def test_a_single_item_needs_no_list(classifier, heads, tmp_path):
+    """A path is no list of characters, and a slice no list of rows; a stack of two slices is two."""
+    file = tmp_path / "a.png"
+    file.write_bytes(heads[0])
+    array = np.asarray(Image.open(file).convert("L"))
+    (listed,) = classifier.predict([array])
+    for item in (str(file), file, heads[0], array):
+        (alone,) = classifier.predict(item)
+        assert alone.probabilities == listed.probabilities
+    assert [one.status for one in classifier.predict(np.stack([array] * 2))] == [listed.status] * 2
+    (coloured,) = classifier.predict(np.dstack([array] * 3))
+    assert "grey uint8" in coloured.reasons[0]
+
+
 def test_heat_lies_over_the_slice(classifier, heads):
     answered = [one for one in classifier.predict(heads, heat=True) if one.probabilities]
     assert answered

@@ -88,7 +88,7 @@ class Classifier:
 
     def predict(
         self,
-        items: Iterable[str | Path | bytes | np.ndarray],
+        items: Iterable[str | Path | bytes | np.ndarray] | str | Path | bytes,
         *,
         names: Sequence[str] | None = None,
         plane: str = "axial",
@@ -98,11 +98,14 @@ class Classifier:
     ) -> Iterator[Finding]:
         """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why.
 
+        items : several, or a single one; an array (n, h, w) is n slices
         names : what findings call each item; its path, or "item-1" and on, by default
         plane : which way volumes are cut; force : read DICOM of another modality than MR; heat : also give heat maps
         error_rate : of the prediction sets, one that the card has; its usual one where None. Raises `InputRejected` for another
         """
         limits = self._limits(error_rate)
+        if isinstance(items, str | Path | bytes) or (isinstance(items, np.ndarray) and _single(items)):
+            items = [items]
         waiting: list[Prepared | Finding] = []
         for number, item in enumerate(items):
             for read in _read(item, names[number] if names else _name(item, number), plane, force):
@@ -243,6 +246,11 @@ def _finding(one: Slice, status: str, **answer: Any) -> Finding:
 
 def _line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200].rstrip(".")
+
+
+def _single(array: np.ndarray) -> bool:
+    """Whether it is one picture, which may be coloured and is refused then, and not a stack of slices."""
+    return array.ndim != 3 or array.shape[2] <= 4
 
 
 def _name(item: str | Path | bytes | np.ndarray, number: int) -> str:
