@@ -2,6 +2,9 @@
 
 import gzip
 import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -232,6 +235,136 @@ def test_what_is_no_mr_is_refused_unless_forced():
 def test_impossible_files_are_refused_from_their_header(tags, says):
     with pytest.raises(InputRejected, match=says):
         read(dicom(**tags))
+
+
+def deflated(content: bytes, more: int = 0) -> bytes:
+    """A plain file deflated (PS3.5 A.5), `more` bytes of zeros after its last element."""
+    one = pydicom.dcmread(io.BytesIO(content))
+    start = 144 + one.file_meta.FileMetaInformationGroupLength
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    body = packer.compress(content[start:] + bytes(more)) + packer.flush()
+    one.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    head = io.BytesIO()
+    pydicom.filewriter.write_file_meta_info(head, one.file_meta)
+    return bytes(128) + b"DICM" + head.getvalue() + body
+
+
+def test_a_deflated_file_is_read_as_a_plain_one_is():
+    tags = {"ImagePositionPatient": [0, 0, 7], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
+    plain = dicom(**tags)
+    np.testing.assert_array_equal(read(deflated(plain))[0].grey, read(plain)[0].grey)
+    assert reading.position(deflated(plain)) == reading.position(plain) == ("1.2", 7.0)
+
+
+@pytest.mark.parametrize(("more", "says"), [(2**20, "bytes inflated"), (2**16, "elements")])
+def test_a_deflated_file_is_not_inflated_past_what_its_header_says(monkeypatch, more, says):
+    """Zeros are elements of 8 bytes each, and cost more than they weigh."""
+    monkeypatch.setattr(reading, "HEADER", 2**18)
+    monkeypatch.setattr(reading, "MAX_ELEMENTS", 5000)
+    bomb = deflated(dicom(), more)
+    inflated: list[int] = []
+    real = reading._inflated
+    monkeypatch.setattr(reading, "_inflated", lambda *given: inflated.append(len(one := real(*given))) or one)
+    assert len(bomb) < 4000
+    with pytest.raises(InputRejected, match=says):
+        read(bomb)
+    reading.position(bomb)
+    assert max(inflated) <= 2**20 + 1000
+
+
+def coded(frame: bytes, syntax: str, side: int = 64) -> bytes:
+    """A file of 64 x 64 px with this for its pixels."""
+    one = pydicom.dcmread(io.BytesIO(dicom(np.zeros((side, side), np.uint16))))
+    one.file_meta.TransferSyntaxUID = syntax
+    one.PixelData = pydicom.encaps.encapsulate([frame])
+    one["PixelData"].is_undefined_length = True
+    buffer = io.BytesIO()
+    one.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def siz(rows: int, columns: int, colours: int = 1) -> bytes:
+    """The head of a JPEG 2000 code, whose image begins at (5, 3) of its grid."""
+    size = struct.pack(">HHIIIIIIIIH", 38 + 3 * colours, 0, columns + 5, rows + 3, 5, 3, columns, rows, 5, 3, colours)
+    return b"\xff\x4f\xff\x51" + size + b"\x0f\x01\x01" * colours
+
+
+def sof(marker: int, rows: int, columns: int, colours: int = 1) -> bytes:
+    """The head of a JPEG, with a comment and a fill byte before its frame."""
+    frame = struct.pack(">HBHHB", 8 + 3 * colours, 8, rows, columns, colours) + b"\1\x11\0" * colours
+    return b"\xff\xd8\xff\xfe\x00\x04hi\xff\xff" + bytes([marker]) + frame
+
+
+def test_a_compressed_frame_says_its_own_size():
+    box = b"\0\0\0\x0cjP  \r\n\x87\n"
+    assert reading._coded_size(siz(30, 40)) == (30, 40, 1)
+    assert reading._coded_size(box + b"\0\0\0\0jp2c" + siz(30, 40, 3)) == (30, 40, 3)
+    assert reading._coded_size(box + b"\0\0\0\x0cpclr1234" + b"\0\0\0\0jp2c" + siz(30, 40)) is None
+    for marker in (0xC0, 0xC1, 0xC3, 0xF7):
+        assert reading._coded_size(sof(marker, 30, 40)) == (30, 40, 1)
+    for broken in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda", box, box + bytes(8), b"GIF89a"):
+        assert reading._coded_size(broken) is None
+
+
+@pytest.mark.parametrize(
+    ("frame", "syntax", "says"),
+    [
+        (siz(12000, 12000), pydicom.uid.JPEG2000Lossless, "12000x12000 px"),
+        (siz(64, 64, 4000), pydicom.uid.JPEG2000Lossless, "4000 colours"),
+        (sof(0xC0, 60000, 60000), pydicom.uid.JPEGBaseline8Bit, "60000x60000 px"),
+        (sof(0xF7, 60000, 60000), pydicom.uid.JPEGLSLossless, "60000x60000 px"),
+        (b"BM" + bytes(60), pydicom.uid.JPEGBaseline8Bit, "none"),
+    ],
+)
+def test_a_compressed_frame_of_another_size_than_the_header_says_is_not_decoded(monkeypatch, frame, syntax, says):
+    monkeypatch.setattr(pydicom.dataset.Dataset, "pixel_array", property(lambda _: pytest.fail("decoded")))
+    with pytest.raises(InputRejected, match=f"{says}.*64x64"):
+        read(coded(frame, syntax))
+
+
+def test_more_compressed_frames_than_the_header_says_are_not_decoded(monkeypatch):
+    monkeypatch.setattr(pydicom.dataset.Dataset, "pixel_array", property(lambda _: pytest.fail("decoded")))
+    one = pydicom.dcmread(io.BytesIO(coded(siz(64, 64), pydicom.uid.JPEG2000Lossless)))
+    one.PixelData = pydicom.encaps.encapsulate([siz(64, 64)] * 3)
+    buffer = io.BytesIO()
+    one.save_as(buffer)
+    with pytest.raises(InputRejected, match="more frames"):
+        read(buffer.getvalue())
+
+
+def test_a_matrix_in_a_chunk_that_would_fill_memory_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+        stored = file.create_dataset("cjdata/image", (64, 64), "i2", maxshape=(None, None), chunks=(20000, 20000), compression=9)
+        assert stored.chunks == (20000, 20000)
+    content = b"MATLAB 7.3 MAT-file" + (tmp_path / "a.mat").read_bytes()[19:]
+    with pytest.raises(InputRejected, match="chunks of 20000x20000 px"):
+        read(content, "a.mat")
+
+
+class Endless(io.RawIOBase):
+    """A stream that never ends."""
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        assert 0 <= size < 10_000
+        return bytes(size)
+
+
+def test_what_has_no_end_is_read_up_to_the_limit(monkeypatch, tmp_path):
+    monkeypatch.setattr(reading, "MAX_BYTES", 1000)
+    assert len(reading.read_stream(Endless())) == 1001
+    with pytest.raises(InputRejected, match="at most 1,000"):
+        read(reading.read_stream(Endless()))
+    (tmp_path / "long").write_bytes(bytes(1001))
+    with pytest.raises(InputRejected, match="at most 1,000"):
+        reading.read_file(tmp_path / "long")
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputRejected, match="no regular file"):
+            reading.read_file(path)
 
 
 def test_coloured_files_are_refused_those_with_a_palette_too():

@@ -63,6 +63,7 @@ def predict(
     from tumorscope.errors import InputRejected
     from tumorscope.inference.batch import expand, with_maps
     from tumorscope.inference.classifier import Classifier
+    from tumorscope.inference.reading import read_stream
     from tumorscope.inference.record import Journal, as_csv, as_json, as_table
 
     warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
@@ -80,7 +81,7 @@ def predict(
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
     done = len(journal.records) if journal else 0
     left = names[journal.done if journal else 0 :]
-    items = [sys.stdin.buffer.read() if path == "-" else path for path in left]
+    items = [read_stream(sys.stdin.buffer) if path == "-" else path for path in left]
     findings = classifier.predict(
         items, names=left, plane=plane.value, force=force, heat=bool(folders), error_rate=error_rate
     )

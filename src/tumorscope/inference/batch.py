@@ -14,7 +14,7 @@ from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading import Grid, position
+from tumorscope.inference.reading import ORDERED_BY, Grid, position
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
 
@@ -44,7 +44,7 @@ def _in_folder(folder: Path) -> list[str]:
     files = sorted(item for item in folder.rglob("*") if item.is_file() and _may_hold_slices(item))
     if not files:
         raise DataNotFound(f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).")
-    order = {item: position(item.read_bytes()) if _is_dicom(item) else ("", 0.0) for item in files}
+    order = {item: position(_head(item, ORDERED_BY)) for item in files}
     return [str(item) for item in sorted(files, key=lambda item: (str(item.parent), *order[item], item.name))]
 
 
@@ -54,11 +54,16 @@ def _may_hold_slices(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
+    return _head(path, layout.HEAD)[128:] == b"DICM"
+
+
+def _head(path: Path, size: int) -> bytes:
+    """The first bytes of a file, none of one that cannot be read."""
     try:
         with path.open("rb") as stream:
-            return stream.read(layout.HEAD)[128:] == b"DICM"
+            return stream.read(size)
     except OSError:
-        return False
+        return b""
 
 
 def with_maps(

@@ -8,11 +8,13 @@ says of a patient is neither kept nor shown.
 import gzip
 import hashlib
 import io
+import math
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -24,6 +26,15 @@ from tumorscope.errors import InputRejected
 MAX_BYTES, MAX_FRAMES, MAX_VOXELS = 512 * 2**20, 4096, 512 * 512 * 256
 #: Bytes that a packed volume may unpack to, and voxels of it that its window is found from.
 MAX_UNPACKED, LOOKED_AT = 4 * MAX_VOXELS, 2_000_000
+#: Bytes of a DICOM header, of what a folder is ordered by, and elements of a data set.
+HEADER, ORDERED_BY, MAX_ELEMENTS = 16 * 2**20, 2**20, 20_000
+PIXEL_DATA = 0x7FE00010
+#: The deflated transfer syntax and the plain one, as long.
+DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
+#: Markers of JPEG and JPEG-LS frames, and of what may stand before one (ISO/IEC 10918-1 table B.1, 14495-1 table C.1).
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+BEFORE_FRAMES = {0xC4, 0xCC, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xF8, 0xFE}
+JP2 = b"\0\0\0\x0cjP  "
 #: Bytes of a NIfTI header, of both versions.
 NIFTI_HEADER = 540
 #: Axis of a volume in RAS order that each plane cuts.
@@ -109,14 +120,15 @@ def _is_nifti(name: str, content: bytes) -> bool:
 
 
 def position(content: bytes) -> tuple[str, float]:
-    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) for anything else."""
+    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) for anything else.
+
+    content : its first `ORDERED_BY` bytes are enough
+    """
     if content[128:132] != b"DICM":
         return "", 0.0
     try:
-        import pydicom
-
         tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber"]
-        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=tags)
+        header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), PIXEL_DATA - 1, tags)
         normal = _normal(header)
         place = header.get("ImagePositionPatient")
         along = float(np.dot(normal, np.asarray(place, float))) if normal is not None and place else None
@@ -141,10 +153,9 @@ def _guarded(name: str, kind: str, read: Any) -> Iterator[Slice]:
 
 
 def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
-    import pydicom
     from pydicom.pixels import apply_modality_lut
 
-    header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
+    header = _data_set(_inflated(content, HEADER), PIXEL_DATA - 1)
     modality = str(header.get("Modality", ""))
     if modality != "MR" and not force:
         raise InputRejected(
@@ -161,7 +172,12 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         raise InputRejected(
             name, f"{frames} frames", f"at most {MAX_FRAMES} and {MAX_VOXELS:,} voxels", "Split the file."
         )
-    whole = pydicom.dcmread(io.BytesIO(content))
+    most = HEADER + frames * rows * columns * int(header.get("BitsAllocated") or 16) // 8
+    plain = _inflated(content, min(most, MAX_UNPACKED) + 1)
+    if plain is not content and len(plain) > most:
+        raise InputRejected(name, "more", f"at most {most:,} bytes inflated, by its header", "Export it again.")
+    whole = _data_set(plain, PIXEL_DATA)
+    _check_frames(name, whole, frames, rows, columns)
     stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
     for index in _in_order(whole, frames):
         groups = _groups(whole, index)
@@ -174,6 +190,92 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         label = f"{name}#{index + 1}" if frames > 1 else name
         facts = {"modality": modality}
         yield Slice(label, square, plane=_plane_of(groups, whole), series=_series(header), facts=facts)
+
+
+def _inflated(content: bytes, most: int) -> bytes:
+    """A deflated DICOM file (PS3.5 A.5) as a plain one, cut after `most` bytes of its data set; any other as it is."""
+    if DEFLATED not in content:
+        return content
+    from pydicom.filereader import read_dataset
+
+    stream = io.BytesIO(content)
+    stream.seek(132 if content[128:132] == b"DICM" else 0)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    end = stream.tell()
+    if str(meta.get("TransferSyntaxUID", "")) == DEFLATED.decode():
+        content = content[:end] + zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[end:], most)
+    # Not only in what was taken for the header: pydicom would inflate the rest without a limit.
+    return content.replace(DEFLATED, PLAIN)
+
+
+def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
+    """A DICOM file up to the element of tag `last`; of these tags alone where they are named."""
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
+
+    count = 0
+
+    def ended(tag: int, *_: object) -> bool:
+        nonlocal count
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS:,} elements")
+        return tag > last
+
+    return read_partial(io.BytesIO(content), ended, specific_tags=[Tag(one) for one in tags] if tags else None)
+
+
+def _check_frames(name: str, whole: Any, frames: int, rows: int, columns: int) -> None:
+    """Refuse compressed frames of another number or size than the header says, which would be decoded before it is seen."""
+    from pydicom import uid
+    from pydicom.encaps import generate_frames
+
+    syntax = whole.file_meta.TransferSyntaxUID
+    coded = syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
+    if not coded and syntax != uid.RLELossless:
+        return
+    table = whole.get("ExtendedOffsetTable"), whole.get("ExtendedOffsetTableLengths")
+    found = generate_frames(
+        whole.PixelData, number_of_frames=frames, extended_offsets=table if all(table) else None
+    )
+    for number, frame in enumerate(found, start=1):
+        if number > frames:
+            raise InputRejected(name, "more frames", f"{frames} by its header", "Export it again.")
+        size = _coded_size(frame) if coded else (rows, columns, 1)
+        if size != (rows, columns, 1):
+            value = f"{size[1]}x{size[0]} px in {size[2]} colours" if size else "none"
+            limit = f"a frame of {columns}x{rows} grey px, by its header"
+            raise InputRejected(name, value, limit, "Export it again.")
+
+
+def _coded_size(code: bytes) -> tuple[int, int, int] | None:
+    """Rows, columns and colours that a JPEG, JPEG-LS or JPEG 2000 image says it has; None where they are not found."""
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(code[at : at + size], "big")
+
+    if code.startswith(b"\xff\xd8"):
+        at = 2
+        while number(at, 1) == 0xFF:
+            marker = number(at + 1, 1)
+            if marker in FRAMES:
+                return number(at + 5, 2), number(at + 7, 2), number(at + 9, 1)
+            if marker != 0xFF and marker not in BEFORE_FRAMES:
+                return None
+            at += 1 if marker == 0xFF else 2 + number(at + 2, 2)
+        return None
+    at = 0
+    if code.startswith(JP2):  # boxes, the last of them with the code (ISO/IEC 15444-1 I.4)
+        while code[at + 4 : at + 8] != b"jp2c":
+            if number(at, 4) < 8:
+                return None
+            at += number(at, 4)
+        if b"pclr" in code[:at]:  # a palette: as many colours as it likes
+            return None
+        at += 16 if number(at, 4) == 1 else 8
+    if code[at : at + 4] != b"\xff\x4f\xff\x51":
+        return None
+    return number(at + 12, 4) - number(at + 20, 4), number(at + 8, 4) - number(at + 16, 4), number(at + 40, 2)
 
 
 def _series(header: Any) -> str:
@@ -348,14 +450,25 @@ def _matlab(name: str, content: bytes) -> Iterator[Slice]:
             raise InputRejected(name, ", ".join(file)[:80], "a matrix cjdata.image", "Save the slice as it is there.")
         if not 0 < stored.size <= MAX_PIXELS:
             raise InputRejected(name, f"{stored.size:,} px", f"1 to {MAX_PIXELS:,} pixels", "Give a single slice.")
+        if stored.chunks and math.prod(stored.chunks) > MAX_PIXELS:  # each is unpacked whole
+            size = "x".join(map(str, stored.chunks))
+            raise InputRejected(name, f"chunks of {size} px", f"at most {MAX_PIXELS:,} pixels", "Save it again.")
         # HDF5 holds MATLAB's columns as rows.
         values = np.nan_to_num(np.asarray(stored[()], np.float64)).T
     yield Slice(name, _between(values, float(values.min()), float(values.max())))
 
 
 def read_file(path: Path) -> bytes:
-    """Bytes of a file within the limit."""
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise InputRejected(path.name, f"{size:,} bytes", f"at most {MAX_BYTES:,}", "Give single slices.")
-    return path.read_bytes()
+    """Bytes of a regular file within the limit; `InputRejected` for another."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a device may never end, a pipe never begin
+        raise InputRejected(path.name, "no regular file", "files only", "Save it as a file, or give - for standard input.")
+    with path.open("rb") as stream:
+        content = read_stream(stream)
+    if len(content) > MAX_BYTES:
+        raise InputRejected(path.name, "more", f"at most {MAX_BYTES:,} bytes", "Give single slices.")
+    return content
+
+
+def read_stream(stream: BinaryIO) -> bytes:
+    """What a stream holds, one byte more than the limit at most, so that `read_slices` refuses it."""
+    return stream.read(MAX_BYTES + 1)
