@@ -85,6 +85,36 @@ def test_signed_pixels_are_read_with_their_sign_whatever_stands_above_the_stored
     np.testing.assert_array_equal(read(short)[0].grey, by_hand)
 
 
+@pytest.mark.parametrize("value", [-32768, 32768])
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_padding_is_no_tissue_and_black(value, photometric):
+    """Two of ten rows at -32768, also written without its sign; the others have their own percentiles, before the rescale."""
+    values = np.arange(-500, 500, 10, dtype=np.int16).reshape(10, 10)
+    values[:2] = -32768
+    tags = {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": 7, "PhotometricInterpretation": photometric}
+    content = bytearray(dicom(values.view(np.uint16), PixelPaddingValue=-32768, **tags))
+    if value > 0:
+        at = content.index(b"\x28\x00\x20\x01")
+        content[at + 4 : at + 6] = b"US"
+    (one,) = read(bytes(content))
+    low, high = np.percentile(values[2:], (0.5, 99.5))
+    by_hand = np.round(((values[2:] - low) * 255 / (high - low)).clip(0, 255)).astype(int)
+    by_hand = by_hand if photometric == "MONOCHROME2" else 255 - by_hand
+    assert (one.grey[:2] == 0).all()
+    assert np.abs(one.grey[2:] - by_hand).max() <= 1
+
+
+def test_padding_may_be_a_range_from_either_end():
+    """Of 0 to 3960, what lies from 3000 to 3960 is padding; with a window too it is black."""
+    for ends in ((3000, 3960), (3960, 3000)):
+        tags = dict(zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), ends, strict=True))
+        (one,) = read(dicom(**tags, WindowCenter=2000, WindowWidth=4000))
+        assert (one.grey[RAMP >= 3000] == 0).all()
+        assert one.grey[RAMP == 2960] == 189  # (960.5 / 3999 + 0.5) * 255 = 188.7
+    (one,) = read(dicom(PixelPaddingValue=0, PixelPaddingRangeLimit=3960))  # nothing but padding
+    assert not one.grey.any()
+
+
 def test_of_several_windows_the_first_counts():
     several = read(dicom(WindowCenter=[2000, 100], WindowWidth=[1001, 50]))[0].grey
     np.testing.assert_array_equal(several, read(dicom(WindowCenter=2000, WindowWidth=1001))[0].grey)

@@ -182,9 +182,11 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
     for index in _in_order(whole, frames):
         groups = _groups(whole, index)
         values = np.asarray(_rescaled(stored[index], groups, whole, apply_modality_lut), np.float64)
-        grey = _windowed(values, groups, whole)
+        padding = _padding(stored[index], whole)
+        grey = _windowed(values, groups, whole, ~padding)
         if whole.get("PhotometricInterpretation") == "MONOCHROME1":
             grey = 255 - grey
+        grey[padding] = 0
         spacing = _first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
         square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
         label = f"{name}#{index + 1}" if frames > 1 else name
@@ -328,10 +330,21 @@ def _rescaled(frame: np.ndarray, groups: list[Any], dataset: Any, lut: Any) -> n
     return np.asarray(lut(frame, dataset))
 
 
-def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray:
+def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray:
+    """Where nothing was measured, bool (h, w): stored values from the padding value to its limit (PS3.3 C.7.5.1.1.2)."""
+    ends = [dataset.get(tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None or stored.dtype.kind not in "iu":
+        return np.zeros(stored.shape, bool)
+    # A negative value may be written as a number without sign, as wide as the pixels.
+    low, high = sorted(np.array([end for end in ends if end is not None] * 2, np.int64).astype(stored.dtype)[:2])
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _windowed(values: np.ndarray, groups: list[Any], dataset: Any, inside: np.ndarray) -> np.ndarray:
     """uint8 by the file's window and its function (PS3.3 C.11.2.1.2 and C.11.2.1.3; the first of several windows).
 
     By the file's table of grey values where there is no window; between percentiles where there is neither, or one of no use.
+    inside : bool (h, w), the pixels that percentiles are taken of
     """
     centre, width, function = (
         _first(groups, dataset, "FrameVOILUTSequence", tag) for tag in ("WindowCenter", "WindowWidth", "VOILUTFunction")
@@ -342,7 +355,8 @@ def _windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray
         table = _first(groups, dataset, "FrameVOILUTSequence", "VOILUTSequence")
         little = getattr(dataset, "original_encoding", (None, True))[1]
         looked_up = _looked_up(values, table[0], "<u2" if little else ">u2") if table else None
-        return _between(values, *np.percentile(values, WINDOW)) if looked_up is None else looked_up
+        measured = values[inside] if inside.any() else values
+        return _between(values, *np.percentile(measured, WINDOW)) if looked_up is None else looked_up
     away = values - float(np.ravel(centre)[0])
     if function == "SIGMOID":
         shown = 1 / (1 + np.exp((-4 * away / span).clip(-100, 100)))
