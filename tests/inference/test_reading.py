@@ -417,6 +417,40 @@ def test_a_volume_of_one_value_on_nothing_is_white_on_black():
     assert all(set(np.unique(one.grey)) <= {0, 255} for one in found)
 
 
+def brain(outside: float) -> np.ndarray:
+    """Z-scored tissue of -2 to 2 in 12 x 12 of 20 x 20 voxels of four slices, float32 (20, 20, 4)."""
+    values = np.full((20, 20, 4), outside, np.float32)
+    values[4:16, 4:16] = np.linspace(-2, 2, 576).reshape(12, 12, 4)
+    return values
+
+
+@pytest.mark.parametrize("outside", [np.nan, 0.0, -2.0, -np.inf])
+def test_what_lies_outside_the_head_is_black_whatever_stands_for_it(outside):
+    """576 values from -2 to 2 inside: black outside, and the middle of the tissue is the middle of the greys."""
+    found = read(nibabel.Nifti1Image(brain(outside), np.eye(4)).to_bytes(), "v.nii")
+    greys = np.stack([one.grey for one in found])
+    assert (greys[:, :4] == 0).all()
+    assert (greys[:, :, 16:] == 0).all()
+    assert abs(np.median(greys[:, 4:16, 4:16]) - 127.5) <= 2
+    assert greys.max() == 255
+
+
+@pytest.mark.parametrize("change", ["border", "few", "positive"])
+def test_a_value_that_is_not_that_of_the_outside_keeps_its_grey(change):
+    """A fifth of the border has tissue; zeros fill the border alone; nothing is negative: 0 stays where it was."""
+    values = brain(0.0)
+    if change == "border":
+        values[4:, 0] = values[4:, -1] = 1  # 32 of 76 voxels around each slice
+    if change == "few":
+        values[1:19, 1:19] = np.linspace(-2, 2, 18 * 18 * 4).reshape(18, 18, 4)  # 76 of 400 are left
+    if change == "positive":
+        values[4:16, 4:16] += 4
+        values[values == 0] = 4
+    found = read(nibabel.Nifti1Image(values, np.eye(4)).to_bytes(), "v.nii")
+    corner = found[0].grey[-1, -1]  # stored [0, 0]
+    assert 110 < corner < 145
+
+
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_volume_without_a_name_is_known_by_its_header(kind, packed):

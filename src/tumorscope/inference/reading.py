@@ -42,6 +42,8 @@ PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 GZIP = b"\x1f\x8b"
 #: Percentiles of the grey window where a file names none.
 WINDOW = (0.5, 99.5)
+#: Share of the slices' border and of the whole volume that one value fills where it is what lies outside the head.
+BORDER_SHARE, OUTSIDE_SHARE = 0.9, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,9 +437,8 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
         image = kind(np.asarray(image.dataobj, np.float32).reshape(shape[:3]), image.affine)
     upright = nibabel.as_closest_canonical(image)
     volume = np.asarray(upright.dataobj, np.float32)
-    if not np.isfinite(volume).all():
-        volume = np.nan_to_num(volume)
     axis, steps = PLANES[plane], nibabel.affines.voxel_sizes(upright.affine)
+    volume = _grounded(volume, axis)
     some = volume.ravel()[:: -(-volume.size // LOOKED_AT)]
     inside = some[some > volume.min()]
     low, high = np.percentile(inside if inside.size else some, WINDOW)
@@ -450,6 +451,26 @@ def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
         shown = np.take(volume, number, axis)[::-1, ::-1].T
         square = _square(_between(shown, low, high), down, across)
         yield Slice(f"{name}#{number + 1}", square, plane=plane, place=(grid, number))
+
+
+def _grounded(volume: np.ndarray, axis: int) -> np.ndarray:
+    """The volume, cut along `axis`, with its least value where nothing was measured: NaN, and the 0 around z-scored tissue.
+
+    That 0 lies between values of tissue, and would be grey.
+    """
+    finite = np.isfinite(volume)
+    if not finite.all():
+        known = volume[finite] if finite.any() else np.zeros(1, np.float32)
+        volume = np.nan_to_num(volume, nan=known.min(), posinf=known.max(), neginf=known.min())
+    least = volume.min()
+    if least < 0:
+        slices = np.moveaxis(volume, axis, 0)
+        border = np.concatenate([slices[:, [0, -1], :].ravel(), slices[:, :, [0, -1]].ravel()])
+        outside = np.median(border)
+        same = volume == outside
+        if (border == outside).mean() >= BORDER_SHARE and same.mean() > OUTSIDE_SHARE:
+            volume = np.where(same, least, volume)
+    return volume
 
 
 def _matlab(name: str, content: bytes) -> Iterator[Slice]:
