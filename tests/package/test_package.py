@@ -20,6 +20,7 @@ from tests.inference.test_reading import dicom
 from tests.inference.test_record import matlab
 
 from tumorscope.config import load_recipe
+from tumorscope.data import known
 from tumorscope.data.decode import decode
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
@@ -28,7 +29,7 @@ from tumorscope.inference.classifier import Classifier, Finding, calibrated, pre
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
-from tumorscope.package.export import export_run
+from tumorscope.package.export import export_run, files_of
 from tumorscope.package.limits import statistics
 from tumorscope.training.network import load_network
 
@@ -483,6 +484,77 @@ def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made,
     assert result["scores"]["n"] == answered
     assert f"phantom {result['set coverage']['by source']['phantom']['coverage']:.3f} (n {answered})" in answer.stdout
     assert CliRunner().invoke(app, ["evaluate"]).exit_code == 2
+
+
+def test_the_files_of_a_training_set_are_those_of_its_pictures_copies_and_mirrors_too():
+    """Rows 0 and 3 were trained on: row 1 shows the picture of row 0; row 4 has no known picture, as row 3 has none."""
+    table = pd.DataFrame({"sha256": [letter * 64 for letter in "edcba"], "picture": ["p", "p", "q", "", ""]})
+    assert files_of(table, np.array([0, 3])) == ["b" * 16, "d" * 16, "e" * 16]
+
+
+def test_slices_of_the_training_set_are_counted_and_the_others_scored_apart(made, tmp_path, monkeypatch):
+    """Four training slices and two of them stored anew, whose bytes are new: four of six, and with them gone four of four."""
+    from typer.testing import CliRunner
+
+    from tumorscope.cli.main import app
+
+    folder, catalogue, _ = made
+    source, data, chances = catalogue.source(), tmp_path / "data", dict.fromkeys(CLASSES, 0.1)
+
+    def answering(self, items, names, **_):
+        for place, _ in enumerate(items):
+            path = names[place]
+            label = "notumor" if path.startswith("notumor") else "glioma"
+            yield Finding(path, "accepted", label, chances | {label: 0.7}, (label,))
+
+    monkeypatch.setattr(Classifier, "predict", answering)
+    ask = ["evaluate", "--package", "", "--data", str(data), "--out", str(tmp_path / "out")]
+
+    def scored(package):
+        ask[2] = str(package)
+        answer = CliRunner().invoke(app, ask)
+        assert answer.exit_code == 0, answer.output
+        return answer, json.loads((tmp_path / "out" / "scores.json").read_text())
+
+    for name in ("glioma", "notumor"):
+        (data / name).mkdir(parents=True)
+        for number, path in enumerate(catalogue.table["path"][catalogue.table["label"] == name][:2]):
+            (data / name / f"{number}.png").write_bytes(source.read(path))
+        (data / name / "new.png").write_bytes(encoded(decode(source.read(path)).grey) + b"stored anew")
+
+    answer, result = scored(folder)
+    assert "Careful: 4 of 6 slices are in its training set" in answer.stderr
+    assert not result["trained on this"]
+    assert result["in training"] == {"n": 4, "of": 6}
+    assert (result["presence"]["n"], result["not in training"]["presence"]["n"]) == (6, 2)
+    assert result["not in training"]["scores"]["n"] == 2
+    told = pd.read_csv(tmp_path / "out" / "findings.csv").set_index("path")["in_training"]
+    assert told[~told].index.tolist() == ["glioma/new.png", "notumor/new.png"]
+
+    shutil.copytree(folder, tmp_path / "older")
+    card = json.loads((folder / "card.json").read_text())
+    del card["data"]["sha256"]
+    resealed(tmp_path / "older", json.dumps(card).encode())
+    answer, result = scored(tmp_path / "older")
+    assert result["in training"] is None
+    assert "is not known" in answer.stderr
+    card["data"]["digest"] = known.DIGEST
+    resealed(tmp_path / "older", json.dumps(card).encode())
+    first = hashlib.sha256((data / "glioma" / "0.png").read_bytes()).hexdigest()[:16]
+    one = pd.DataFrame(dict.fromkeys(known.FILLED, ""), index=[first])
+    monkeypatch.setattr(known, "known", lambda: one)
+    assert scored(tmp_path / "older")[1]["in training"] == {"n": 1, "of": 6}
+
+    for file in data.rglob("new.png"):
+        file.unlink()
+    answer, result = scored(folder)
+    assert result["trained on this"]
+    assert "not in training" not in result
+    assert "trained on these very slices" in answer.stderr
+
+
+def test_the_known_set_is_what_the_shipped_package_was_trained_on():
+    assert load_package().card["data"]["digest"] == known.DIGEST
 
 
 def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made, tmp_path):

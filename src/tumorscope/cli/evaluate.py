@@ -59,12 +59,33 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
         say(
             f"Not read: {len(unread)}, with reasons in {out / 'findings.csv'}; the first: {first['path']}: {first['reasons']}"
         )
+    _warn(result)
     if as_json:
         typer.echo((out / "scores.json").read_text())
         return
-    if result["trained on this"]:
-        typer.echo("Careful: the model was trained on these very slices; its card says how it does on new patients.")
     typer.echo(", ".join(f"{count} {status}" for status, count in result["status"].items()))
+    _print(result)
+    if "not in training" in result:
+        typer.echo("Without the slices of its training set:")
+        _print(result["not in training"])
+    typer.echo((out / "scores.json").resolve())
+
+
+def _warn(result: dict[str, Any]) -> None:
+    """Say how many slices the model was trained on."""
+    if result["trained on this"]:
+        say("Careful: the model was trained on these very slices; its card says how it does on new patients.")
+    elif result["in training"] is None:
+        say("Careful: whether slices are in its training set is not known, since the package does not list its files.")
+    elif result["in training"]["n"]:
+        say(
+            "Careful: {n:,} of {of:,} slices are in its training set; on these it is no test.".format(
+                **result["in training"]
+            )
+        )
+
+
+def _print(result: dict[str, Any]) -> None:
     if "scores" in result:
         scores = result["scores"]
         typer.echo(f"accuracy {scores['accuracy']:.4f}, balanced {scores['balanced_accuracy']:.4f}, n {scores['n']}")
@@ -75,7 +96,6 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
         presence = result["presence"]
         three = " ".join(short(presence[name]) for name in ("auc", "sensitivity", "specificity"))
         typer.echo(f"tumour or none: AUC, sensitivity, specificity {three}, n {presence['n']}")
-    typer.echo((out / "scores.json").resolve())
 
 
 def show(runs: list[Path]) -> None:

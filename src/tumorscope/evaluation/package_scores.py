@@ -47,6 +47,9 @@ def score_package(
     patient where none is named. Where the data have tumour masks and the package is of a region model, its regions are
     scored too, at the slices' own size, on images and single frames; a mask that cannot be read is named in the notices.
 
+    "in training" counts slices whose files are in the package's training set, by sha256, and is None where the package does not
+    say; in the table `in_training` says which. Where both kinds were answered, "not in training" has the scores of the others.
+
     Raises `DataNotFound` where no file lies in a class folder.
     """
     classifier, source = Classifier.load(package), open_source(data)
@@ -85,7 +88,10 @@ def score_package(
     ]
     found = known.fill(pd.DataFrame(rows))
     digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
-    found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]))
+    seen = _in_training(found, classifier.package.card["data"], digest)
+    read = found["status"] != "error"
+    counted = None if seen is None else {"n": int(seen[read].sum()), "of": int(read.sum())}
+    found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]), in_training=seen)
     found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256"])
     answered = found[found[PROBABILITIES[0]].notna()]
     refused = found["status"].isin(["refused", "error"])
@@ -97,17 +103,38 @@ def score_package(
             "slices": len(found),
             "notices": (*notices, *damaged),
         },
-        "trained on this": classifier.package.card["data"]["digest"] == digest,
+        "trained on this": counted is not None and 0 < counted["n"] == counted["of"],
+        "in training": counted,
         "status": found["status"].value_counts().to_dict(),
         "refused by class": refused.groupby(found["label"]).mean().to_dict(),
         **environment(),
     }
-    if len(answered):
-        result |= {"presence": presence(answered), "presence by plane": _by(answered, "plane")}
-        result["presence by source"] = _by(answered, "source")
-    if masked and answered["dice"].notna().any():
+    result |= _scored(answered)
+    if seen is not None and 0 < seen[answered.index].sum() < len(answered):
+        result["not in training"] = _scored(answered[~seen[answered.index]])
+    return found, result
+
+
+def _in_training(found: pd.DataFrame, data: dict[str, Any], digest: str) -> "pd.Series[bool] | None":
+    """Which slices are of files that the package was trained on; None where it does not say. data : what its card says of them"""
+    if data["digest"] == digest:
+        return found["status"] != "error"
+    listed = data.get("sha256")
+    if isinstance(listed, str):
+        return found["sha256"].str[: known.DIGITS].isin(listed.split())
+    # Packages from before files were listed; every file of this set is known, mirrored copies too.
+    return found["sha256"].str[: known.DIGITS].isin(known.known().index) if data["digest"] == known.DIGEST else None
+
+
+def _scored(answered: pd.DataFrame) -> dict[str, Any]:
+    """Scores of answered slices: presence, regions where there are masks, kinds where they are known."""
+    if not len(answered):
+        return {}
+    result: dict[str, Any] = {"presence": presence(answered), "presence by plane": _by(answered, "plane")}
+    result["presence by source"] = _by(answered, "source")
+    if "dice" in answered and answered["dice"].notna().any():
         result |= {"regions": region_summary(answered), "presence by tumour size": _by_size(answered)}
-    if len(answered) and (answered["label"] != TUMOUR).all():
+    if (answered["label"] != TUMOUR).all():
         pairs = zip(answered["label"], answered["set"], strict=True)
         inside = np.array([label in one.split() for label, one in pairs])
         result |= {
@@ -115,7 +142,7 @@ def score_package(
             "intervals": bootstrap(answered),
             "set coverage": set_coverage(inside, answered["label"], answered["source"]),
         }
-    return found, result
+    return result
 
 
 def _findings(

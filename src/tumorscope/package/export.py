@@ -14,6 +14,7 @@ from tumorscope import __version__
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
+from tumorscope.data.known import DIGITS
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
 from tumorscope.evaluation.figures import encoded, reliability
@@ -95,7 +96,7 @@ def export_run(
         "scores": scores,
         "not_measured": _not_measured(recipe.name, {row["protocol"] for row in scores}),
     }
-    card = _card(recipe, facts, catalogue, len(trained), told)
+    card = _card(recipe, facts, catalogue, trained, told)
     statistics_file = io.BytesIO()
     clouds = {
         f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
@@ -147,13 +148,17 @@ def _facts(run: Path, catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _card(
-    recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue, trained: int, told: dict[str, Any]
+    recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue, trained: np.ndarray, told: dict[str, Any]
 ) -> dict[str, Any]:
-    """card.json: what the model takes and gives, is made of, and what is `told` of it by measurements."""
-    trained_on = f"Trained on {trained} pictures of {catalogue.name}"
+    """card.json: what the model takes and gives, is made of, and what is `told` of it by measurements.
+
+    trained : rows of the catalogue; files of their pictures are listed, unless there were further sets, whose files are not here
+    """
+    trained_on = f"Trained on {len(trained)} pictures of {catalogue.name}"
     if recipe.external:
         sets = ", ".join(dict.fromkeys(Path(entry.data).name for entry in recipe.external))
-        trained_on += f" and {facts['folds'][0]['train'] - trained} slices of {sets}, which the gate is not measured on"
+        further = facts["folds"][0]["train"] - len(trained)
+        trained_on += f" and {further} slices of {sets}, which the gate is not measured on"
     return {
         "format": FORMAT,
         "name": recipe.name,
@@ -171,12 +176,22 @@ def _card(
         "limits": [f"{trained_on}.", *LIMITS],
         **told,
         "external": [],
-        "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": trained, "pictures": trained},
+        "data": {
+            **{"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
+            **({} if recipe.external else {"sha256": " ".join(files_of(catalogue.table, trained))}),
+        },
         "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "recipe": recipe.model_dump(mode="json"),
         "environment": environment(),
         "licence": "Apache-2.0",
     }
+
+
+def files_of(table: pd.DataFrame, trained: np.ndarray) -> list[str]:
+    """First digits of the sha256 of the files at these rows, and of all others that show their pictures: copies and mirrors."""
+    pictures = table["picture"].iloc[trained]
+    again = (table["picture"] != "") & table["picture"].isin(pictures)
+    return sorted({*table["sha256"].iloc[trained].str[:DIGITS], *table["sha256"][again].str[:DIGITS]})
 
 
 def _check(
