@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tumorscope.cli.main import app
 from tumorscope.inference.batch import expand
 from tumorscope.inference.classifier import Classifier
-from tumorscope.inference.record import Journal, as_csv, as_json, as_table, summaries
+from tumorscope.inference.record import Journal, as_csv, as_json, as_line, as_table, summaries
 from tumorscope.labels import CLASSES
 
 
@@ -38,7 +38,7 @@ def test_a_volume_is_summed_up_without_a_probability_of_its_own():
     assert one["kinds"] == {"glioma": 3, "meningioma": 1, "pituitary": 0}
     assert one["strongest"] == "v.nii#3"
     assert "not independent" in one["text"]
-    assert as_table(records).count("\n") == 7
+    assert as_table(records, 0.1).count("\n") == 7
 
 
 def test_dicom_files_of_a_folder_are_one_series():
@@ -93,6 +93,20 @@ def test_a_journal_goes_on_with_the_file_that_was_not_finished(tmp_path):
     second.finish(as_json)
     assert json.loads(out.read_text()) == records
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("named", "error_rate", "line"),
+    [
+        (["pituitary"], 0.1, "a.png: accepted pituitary    45.0%"),
+        (["glioma", "pituitary"], 0.1, "a.png: accepted pituitary    45.0%  or glioma"),
+        (["glioma", "notumor"], 0.1, "a.png: accepted pituitary    45.0%  set: glioma, notumor"),
+        ([], 0.1, "a.png: accepted pituitary    45.0%  no class is sure enough at 10 %"),
+        ([], 0.01, "a.png: accepted pituitary    45.0%  no class is sure enough at 1 %"),
+    ],
+)
+def test_a_line_says_the_set_as_it_is(named, error_rate, line):
+    assert as_line({**record("a.png", "pituitary", 0.45), "prediction_set": named}, error_rate) == line
 
 
 def test_csv_has_a_line_a_slice_and_quotes_reasons():

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,28 +89,30 @@ def predict(
     if folders:
         findings = with_maps(findings, heatmaps, masks, start=done + 1)
     records = (one.plain() for one in findings)
+    rate = classifier.package.card["conformal"]["error_rate"] if error_rate is None else error_rate
     if journal and out:
         with counting("Files") as count:
             for _ in journal.follow(records, names):
                 count(journal.done, len(names))
-        journal.finish({"table": as_table, "json": as_json, "csv": as_csv}[format_.value])
+        as_text = {"table": partial(as_table, error_rate=rate), "json": as_json, "csv": as_csv}[format_.value]
+        journal.finish(as_text)
         bad = _told(journal.plain())
         typer.echo(f"Findings: {out.resolve()}", err=True)
     else:
-        bad = {"table": _table, "json": _json, "csv": _csv}[format_.value](records)
+        bad = {"table": partial(_table, rate), "json": _json, "csv": _csv}[format_.value](records)
     for name, folder in folders.items():
         typer.echo(f"{name}: {folder}", err=True)
     if bad:
         raise typer.Exit(1)
 
 
-def _table(records: Iterator["Record"]) -> int:
+def _table(error_rate: float, records: Iterator["Record"]) -> int:
     """Each as it comes, volumes at the end; how many could not be read."""
     from tumorscope.inference.record import as_line, summaries
 
     shown = []
     for one in records:
-        typer.echo(as_line(one))
+        typer.echo(as_line(one, error_rate))
         shown.append(one)
     for volume in summaries(shown):
         typer.echo(volume["text"])

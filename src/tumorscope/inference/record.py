@@ -110,20 +110,30 @@ def as_csv(records: Sequence[Record], header: bool = True) -> str:
     return text.getvalue()
 
 
-def as_line(one: Record) -> str:
-    """A line for people."""
+def as_line(one: Record, error_rate: float) -> str:
+    """A line for people. error_rate : of the prediction sets"""
     text = ""
     if one["probabilities"]:
-        others = ", ".join(name for name in one["prediction_set"] if name != one["label"])
-        text = f"{one['label']:11} {one['probabilities'][one['label']]:6.1%}" + (f"  or {others}" if others else "")
+        told = _set(one["label"], one["prediction_set"], error_rate)
+        text = f"{one['label']:11} {one['probabilities'][one['label']]:6.1%}" + (f"  {told}" if told else "")
     return (
         f"{one['path']}: {one['status']:8} {text}{'  ' if text and one['reasons'] else ''}{'; '.join(one['reasons'])}"
     )
 
 
-def as_table(records: Sequence[Record]) -> str:
-    """A line a slice, and one for each volume or series."""
-    lines = [as_line(one) for one in records]
+def _set(label: str, names: Sequence[str], error_rate: float) -> str:
+    """A prediction set in words, "" where it is the answer alone."""
+    if not names:
+        return f"no class is sure enough at {100 * error_rate:g} %"
+    if label not in names:  # the set asks more of some classes than of others
+        return f"set: {', '.join(names)}"
+    others = ", ".join(name for name in names if name != label)
+    return f"or {others}" if others else ""
+
+
+def as_table(records: Sequence[Record], error_rate: float) -> str:
+    """A line a slice, and one for each volume or series. error_rate : of the prediction sets"""
+    lines = [as_line(one, error_rate) for one in records]
     return "".join(f"{line}\n" for line in [*lines, *(one["text"] for one in summaries(records))])
 
 
