@@ -12,6 +12,7 @@ from tests.inference.test_reading import dicom
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
+from tumorscope.errors import DataNotFound, InputRejected
 from tumorscope.inference.batch import expand
 from tumorscope.inference.classifier import Classifier
 from tumorscope.inference.record import Journal, as_csv, as_json, as_line, as_table, summaries
@@ -67,6 +68,27 @@ def test_a_folder_of_two_series_is_summed_up_as_two_each_in_order_of_position(tm
     assert [row["series"] for row in rows] == [one["series"] or "" for one in found]
 
 
+def test_dicom_files_follow_each_other_by_position_however_they_are_named(tmp_path, monkeypatch):
+    """IM1, IM10, IM2 as names stand, positions 0, 9 and 1; a picture between them and the other folder keep their places."""
+    monkeypatch.chdir(tmp_path)
+    flat = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
+    for folder in ("s1", "s2"):
+        Path(folder).mkdir()
+        for number, z in ((1, 0), (2, 1), (10, 9)):
+            Path(folder, f"IM{number}.dcm").write_bytes(dicom(**flat, ImagePositionPatient=[0, 0, z]))
+    one, two = ([f"{folder}/IM{number}.dcm" for number in (1, 2, 10)] for folder in ("s1", "s2"))
+    assert expand(["s1/*.dcm"]) == one
+    assert expand(["s1"]) == one
+    Path("s1/IM100.png").write_text("")
+    assert expand([*sorted(one), "s2/IM1.dcm"]) == [*one, "s2/IM1.dcm"]
+    assert expand(["s1/IM1.dcm", "s1/IM10.dcm", "s1/IM100.png", "s1/IM2.dcm"]) == [*one[:2], "s1/IM100.png", one[2]]
+    Path("s1/IM100.png").unlink()
+    Path("s3").mkdir()
+    assert expand(["s*"]) == expand(["s[12]/*"]) == [*one, *two]
+    with pytest.raises(DataNotFound, match=r"s\[3\]: what matches holds no file"):
+        expand(["s[3]"])
+
+
 def test_a_file_that_cannot_say_its_series_belongs_to_the_only_one_of_its_folder():
     known = {"series": "0a1b2c3d"}
     records = [{**record("s/1.dcm", "glioma"), **known}, record("s/2.dcm"), {**record("s/3.dcm", "glioma"), **known}]
@@ -93,6 +115,23 @@ def test_a_journal_goes_on_with_the_file_that_was_not_finished(tmp_path):
     second.finish(as_json)
     assert json.loads(out.read_text()) == records
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_folders_that_are_written_to_are_not_read(tmp_path, monkeypatch):
+    """Overlays in slices/maps are no slices, however the folder is named; a folder within the output's is read as it is."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("slices/a.png", "slices/maps/1-a.png.png", "slices/more/b.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("")
+    maps = [(tmp_path / "slices" / "maps").resolve()]
+    both = ["slices/a.png", "slices/more/b.png"]
+    assert expand(["slices"]) == [both[0], "slices/maps/1-a.png.png", both[1]]
+    for asked in (["slices"], ["slices/**/*.png"], ["slices/*"], ["slices/a.png", "slices/maps", "slices/more"]):
+        assert expand(asked, maps) == both
+    assert expand(["slices/more"], [tmp_path.resolve()]) == both[1:]
+    assert expand(["slices/more/*.png"], [tmp_path.resolve()]) == both[1:]
+    with pytest.raises(DataNotFound, match="written to"):
+        expand(["slices/maps"], maps)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +224,6 @@ def matlab(values: np.ndarray, name: str = "cjdata/image") -> bytes:
 
 
 def test_a_figshare_matlab_file_is_read_as_matlab_shows_it():
-    from tumorscope.errors import InputRejected
     from tumorscope.inference.reading import read_slices
 
     values = np.arange(40 * 50, dtype=np.int16).reshape(40, 50) + 100

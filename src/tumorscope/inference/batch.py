@@ -3,8 +3,10 @@
 import glob
 import gzip
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +21,83 @@ from tumorscope.inference.reading import ORDERED_BY, Grid, position
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
 
 
-def expand(paths: Sequence[str]) -> list[str]:
-    """Files of every path, folder and pattern, each once; in folders slices of a DICOM series stand in order of position.
+def expand(paths: Sequence[str], outputs: Sequence[Path] = ()) -> list[str]:
+    """Files of every path, folder and pattern, each once; a folder's DICOM files stand in order of series and position.
 
-    Raises `DataNotFound` for a path that is not there or a folder without slices.
+    outputs : folders that are written to, resolved; what lies in them is left out of the folders and patterns around them
+
+    Raises `DataNotFound` for a path that is not there, a folder without slices and a pattern without files.
     """
     found: list[str] = []
     for path in paths:
         if path == "-":
             found.append(path)
         elif Path(path).is_dir():
-            found += _in_folder(Path(path))
+            if Path(path).resolve() not in outputs:  # a shell's pattern names these too
+                found += _in_folder(Path(path), outputs)
         elif Path(path).exists():
             found.append(path)
         else:
-            matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-            if not matches:
-                raise DataNotFound(f"{path}: no such file, folder or pattern.")
-            found += [one for one in matches if Path(one).is_file()]
-    return list(dict.fromkeys(found))
+            found += _matching(path, outputs)
+    if not found:
+        raise DataNotFound(
+            f"{paths[0]}: nothing is read from a folder that is written to. Choose another for the output."
+        )
+    return _in_order(list(dict.fromkeys(found)))
 
 
-def _in_folder(folder: Path) -> list[str]:
-    files = sorted(item for item in folder.rglob("*") if item.is_file() and _may_hold_slices(item))
+def _in_folder(folder: Path, outputs: Sequence[Path]) -> list[str]:
+    files = _slices_in(folder, outputs)
     if not files:
         raise DataNotFound(f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).")
-    order = {item: position(_head(item, ORDERED_BY)) for item in files}
-    return [str(item) for item in sorted(files, key=lambda item: (str(item.parent), *order[item], item.name))]
+    return files
+
+
+def _matching(pattern: str, outputs: Sequence[Path]) -> list[str]:
+    """Files that a pattern matches, and those in folders that it matches."""
+    matches = [Path(one) for one in glob.glob(pattern, recursive=True)]  # noqa: PTH207  # Path.glob takes no absolute pattern
+    if not matches:
+        raise DataNotFound(f"{pattern}: no such file, folder or pattern.")
+    start = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    files = _outside([one for one in matches if one.is_file()], start, outputs)
+    found = [str(one) for one in sorted(files, key=lambda one: (str(one.parent), one.name))]
+    for folder in sorted(one for one in matches if one.is_dir() and one.resolve() not in outputs):
+        found += _slices_in(folder, outputs)
+    if not found:
+        raise DataNotFound(
+            f"{pattern}: what matches holds no file that may hold slices ({', '.join(ENDINGS)}, or DICOM)."
+        )
+    return found
+
+
+def _slices_in(folder: Path, outputs: Sequence[Path]) -> list[str]:
+    files = [item for item in folder.rglob("*") if item.is_file() and _may_hold_slices(item)]
+    files = _outside(files, folder, outputs)
+    return [str(item) for item in sorted(files, key=lambda item: (str(item.parent), _is_dicom(item), item.name))]
+
+
+def _outside(files: list[Path], folder: Path, outputs: Sequence[Path]) -> list[Path]:
+    """Without those in outputs that lie in `folder`."""
+    inner = [one for one in outputs if one.is_relative_to(folder.resolve())]
+    return [item for item in files if not any(item.parent.resolve().is_relative_to(one) for one in inner)]
+
+
+def _in_order(files: list[str]) -> list[str]:
+    """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
+    places: dict[Path, list[int]] = defaultdict(list)
+    for number, file in enumerate(files):
+        if (
+            file != "-" and Path(file).is_file() and _is_dicom(Path(file))
+        ):  # what is no file, a pipe say, can be read once
+            places[Path(file).parent].append(number)
+    ordered = list(files)
+    for numbers in places.values():
+        several = [files[number] for number in numbers]
+        if len(several) > 1:
+            several.sort(key=lambda file: position(_head(Path(file), ORDERED_BY)))
+        for number, file in zip(numbers, several, strict=True):
+            ordered[number] = file
+    return ordered
 
 
 def _may_hold_slices(path: Path) -> bool:
