@@ -180,9 +180,16 @@ def test_weights_that_were_learnt_here_are_refused_whatever_they_are_proven_apar
     headers = {"own": {ORIGIN: json.dumps({"name": "heads.zip", "apart_from": ["0" * 16]})}, "foreign": {}}
     for name, header in headers.items():
         save_weights(tmp_path / f"{name}.safetensors", network.state_dict(), header)
-    overrides = {"model.backbone.name": "resnet10t", "input.size": 32, "training.epochs": 1, "early_stopping.patience": 0}
+    overrides = {
+        "model.backbone.name": "resnet10t",
+        "input.size": 32,
+        "training.epochs": 1,
+        "early_stopping.patience": 0,
+    }
     own, foreign = (
-        ts.SliceClassifier("resnet50", overrides=overrides | {"model.backbone.weights": f"file:{tmp_path / name}.safetensors"})
+        ts.SliceClassifier(
+            "resnet50", overrides=overrides | {"model.backbone.weights": f"file:{tmp_path / name}.safetensors"}
+        )
         for name in headers
     )
     with pytest.raises(RecipeError, match=r"own\.safetensors were learnt on heads\.zip; .*proven apart.*or imagenet"):

@@ -91,7 +91,12 @@ def test_padding_is_no_tissue_and_black(value, photometric):
     """Two of ten rows at -32768, also written without its sign; the others have their own percentiles, before the rescale."""
     values = np.arange(-500, 500, 10, dtype=np.int16).reshape(10, 10)
     values[:2] = -32768
-    tags = {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": 7, "PhotometricInterpretation": photometric}
+    tags = {
+        "PixelRepresentation": 1,
+        "RescaleSlope": 2,
+        "RescaleIntercept": 7,
+        "PhotometricInterpretation": photometric,
+    }
     content = bytearray(dicom(values.view(np.uint16), PixelPaddingValue=-32768, **tags))
     if value > 0:
         at = content.index(b"\x28\x00\x20\x01")
@@ -280,7 +285,11 @@ def deflated(content: bytes, more: int = 0) -> bytes:
 
 
 def test_a_deflated_file_is_read_as_a_plain_one_is():
-    tags = {"ImagePositionPatient": [0, 0, 7], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
+    tags = {
+        "ImagePositionPatient": [0, 0, 7],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "SeriesInstanceUID": "1.2",
+    }
     plain = dicom(**tags)
     np.testing.assert_array_equal(read(deflated(plain))[0].grey, read(plain)[0].grey)
     assert reading.position(deflated(plain)) == reading.position(plain) == ("1.2", 7.0)
@@ -365,7 +374,9 @@ def test_more_compressed_frames_than_the_header_says_are_not_decoded(monkeypatch
 def test_a_matrix_in_a_chunk_that_would_fill_memory_is_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
-        stored = file.create_dataset("cjdata/image", (64, 64), "i2", maxshape=(None, None), chunks=(20000, 20000), compression=9)
+        stored = file.create_dataset(
+            "cjdata/image", (64, 64), "i2", maxshape=(None, None), chunks=(20000, 20000), compression=9
+        )
         assert stored.chunks == (20000, 20000)
     content = b"MATLAB 7.3 MAT-file" + (tmp_path / "a.mat").read_bytes()[19:]
     with pytest.raises(InputRejected, match="chunks of 20000x20000 px"):

@@ -127,9 +127,7 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
     small = {"model.filters": [4, 8, 8], "input.size": 32, "training.threads": 1}
     chosen = load_recipe("compact_cnn", {**QUICK, **small, "external": entries})
     main = with_pictures(sets)
-    whole, crossed = (
-        train(chosen, main, protocol, runs=tmp_path, workers=1)[0] for protocol in ("all", "patient-cv")
-    )
+    whole, crossed = (train(chosen, main, protocol, runs=tmp_path, workers=1)[0] for protocol in ("all", "patient-cv"))
     scored = read_run(crossed)
     assert scored.loc[scored["part"] == "validation", "path"].str.startswith("mixed:").all()
 
@@ -143,8 +141,12 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
     assert limit == "Trained on 84 pictures of main and 18 slices of mixed.zip, which the gate is not measured on."
 
     stranger = load_catalogue(main.origin.parent / "other.zip")
-    for refused in (lambda: explain_run(crossed, stranger), lambda: export_run(whole, [crossed], stranger, tmp_path / "no")):
-        with pytest.raises(RunMismatch, match=r"trained on main and mixed \(.*other bytes than other and mixed.*Give its --data\.$"):
+    for refused in (
+        lambda: explain_run(crossed, stranger),
+        lambda: export_run(whole, [crossed], stranger, tmp_path / "no"),
+    ):
+        says = r"trained on main and mixed \(.*other bytes than other and mixed.*Give its --data\.$"
+        with pytest.raises(RunMismatch, match=says):
             refused()
 
 

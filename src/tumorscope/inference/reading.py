@@ -239,9 +239,7 @@ def _check_frames(name: str, whole: Any, frames: int, rows: int, columns: int) -
     if not coded and syntax != uid.RLELossless:
         return
     table = whole.get("ExtendedOffsetTable"), whole.get("ExtendedOffsetTableLengths")
-    found = generate_frames(
-        whole.PixelData, number_of_frames=frames, extended_offsets=table if all(table) else None
-    )
+    found = generate_frames(whole.PixelData, number_of_frames=frames, extended_offsets=table if all(table) else None)
     for number, frame in enumerate(found, start=1):
         if number > frames:
             raise InputRejected(name, "more frames", f"{frames} by its header", "Export it again.")
@@ -496,7 +494,9 @@ def _matlab(name: str, content: bytes) -> Iterator[Slice]:
 def read_file(path: Path) -> bytes:
     """Bytes of a regular file within the limit; `InputRejected` for another."""
     if not stat.S_ISREG(path.stat().st_mode):  # a device may never end, a pipe never begin
-        raise InputRejected(path.name, "no regular file", "files only", "Save it as a file, or give - for standard input.")
+        raise InputRejected(
+            path.name, "no regular file", "files only", "Save it as a file, or give - for standard input."
+        )
     with path.open("rb") as stream:
         content = read_stream(stream)
     if len(content) > MAX_BYTES:

@@ -143,7 +143,9 @@ def _facts(run: Path, catalogue: Catalogue) -> dict[str, Any]:
     """environment.json of a run that a package can be made of."""
     protocol = json.loads((run / "environment.json").read_text(encoding="utf-8"))["protocol"]
     if protocol == "external":
-        raise RunMismatch(f"{run}: trained under external; a package is made of one on --data alone. Use --protocol {ALL}.")
+        raise RunMismatch(
+            f"{run}: trained under external; a package is made of one on --data alone. Use --protocol {ALL}."
+        )
     return facts_of(run, catalogue)
 
 
