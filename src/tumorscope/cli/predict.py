@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -93,12 +93,13 @@ def predict(
         with counting("Files") as count:
             for _ in journal.follow(records):
                 count(journal.done, len(names))
-        as_text = {"table": partial(as_table, error_rate=rate), "json": as_json, "csv": as_csv}[format_.value]
-        journal.finish(as_text)
+        written: dict[str, Callable[[list[Record]], str]] = {"json": as_json, "csv": as_csv}
+        journal.finish(written.get(format_.value, partial(as_table, error_rate=rate)))
         bad = _told(journal.records())
         typer.echo(f"Findings: {out.resolve()}", err=True)
     else:
-        bad = {"table": partial(_table, rate), "json": _json, "csv": _csv}[format_.value](records)
+        shown: dict[str, Callable[[Iterator[Record]], int]] = {"json": _json, "csv": _csv}
+        bad = shown.get(format_.value, partial(_table, rate))(records)
     for name, folder in folders.items():
         typer.echo(f"{name}: {folder}", err=True)
     if bad:

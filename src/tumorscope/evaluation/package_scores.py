@@ -58,7 +58,7 @@ def score_package(
         raise nothing_found(source, [])
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
     damaged: list[str] = []
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **{
                 "path": readable(one.path),
