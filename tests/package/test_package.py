@@ -553,6 +553,42 @@ def test_slices_of_the_training_set_are_counted_and_the_others_scored_apart(made
     assert "trained on these very slices" in answer.stderr
 
 
+def test_slices_of_known_kinds_are_scored_beside_others_and_an_unread_file_ends_in_1(tmp_path, monkeypatch):
+    """One of yes/ beside a glioma, a meningioma taken for one, and a free slice: two of three right, presence of four."""
+    from typer.testing import CliRunner
+
+    from tumorscope.cli.main import app
+
+    names = ("glioma/a.png", "meningioma/b.png", "notumor/c.png", "yes/d.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+
+    def answering(self, items, names, **_):
+        for place, _ in enumerate(items):
+            label = "notumor" if names[place].startswith("notumor") else "glioma"
+            yield Finding(names[place], "accepted", label, dict.fromkeys(CLASSES, 0.1) | {label: 0.7}, (label,))
+
+    monkeypatch.setattr(Classifier, "predict", answering)
+    ask = ["evaluate", "--package", "shipped", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, ask)
+    assert answer.exit_code == 0, answer.output
+    assert "n 3; without 1 of an unknown kind" in answer.stdout
+    result = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (result["scores"]["n"], result["of unknown kind"]) == (3, 1)
+    assert result["scores"]["accuracy"] == pytest.approx(2 / 3)
+    assert result["presence"]["n"] == 4
+    assert {name: one["n"] for name, one in result["set coverage"]["by class"].items()} == {
+        **{"glioma": 1, "meningioma": 1, "notumor": 1}
+    }
+    for more in ([], ["--json"]):
+        with (tmp_path / "yes" / "e.png").open("wb") as stream:
+            stream.truncate(65 * 2**20)
+        answer = CliRunner().invoke(app, [*ask, *more])
+        assert answer.exit_code == 1
+        assert "Not read: 1" in answer.stderr
+
+
 def test_the_known_set_is_what_the_shipped_package_was_trained_on():
     assert load_package().card["data"]["digest"] == known.DIGEST
 

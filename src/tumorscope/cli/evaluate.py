@@ -22,7 +22,8 @@ def evaluate(
     """Score runs from their predictions alone, validation and test apart, and write scores.json into each.
 
     With --package: score a model package on images, DICOM, NIfTI or MATLAB files in a folder for each class, and write
-    findings.csv and scores.json; the base installation is enough.
+    findings.csv and scores.json; the base installation is enough. Exit code 0 when every file could be read, 1 when one
+    could not.
     """
     if bool(runs) == bool(package):
         raise typer.BadParameter("give run folders, or --package with --data")
@@ -62,13 +63,19 @@ def _package(package: Path | None, data: Path | None, out: Path, classes: list[s
     _warn(result)
     if as_json:
         typer.echo((out / "scores.json").read_text())
-        return
+    else:
+        _told(result)
+        typer.echo((out / "scores.json").resolve())
+    if len(unread):
+        raise typer.Exit(1)
+
+
+def _told(result: dict[str, Any]) -> None:
     typer.echo(", ".join(f"{count} {status}" for status, count in result["status"].items()))
     _print(result)
     if "not in training" in result:
         typer.echo("Without the slices of its training set:")
         _print(result["not in training"])
-    typer.echo((out / "scores.json").resolve())
 
 
 def _warn(result: dict[str, Any]) -> None:
@@ -88,7 +95,11 @@ def _warn(result: dict[str, Any]) -> None:
 def _print(result: dict[str, Any]) -> None:
     if "scores" in result:
         scores = result["scores"]
-        typer.echo(f"accuracy {scores['accuracy']:.4f}, balanced {scores['balanced_accuracy']:.4f}, n {scores['n']}")
+        left = result["of unknown kind"]
+        told = f"; without {left:,} of an unknown kind" if left else ""
+        typer.echo(
+            f"accuracy {scores['accuracy']:.4f}, balanced {scores['balanced_accuracy']:.4f}, n {scores['n']}{told}"
+        )
         for by, parts in result["set coverage"].items():
             told = ", ".join(f"{name} {part['coverage']:.3f} (n {part['n']})" for name, part in parts.items())
             typer.echo(f"sets hold the truth {by}: {told}")

@@ -39,7 +39,8 @@ def score_package(
     """Findings of every slice in the class folders of `data`, a row each with path, label, status and probabilities; scores.
 
     data : a folder or zip archive of images, DICOM, NIfTI or figshare's MATLAB files, laid out as `data.layout` says; a folder's
-    class is that of every slice of its files. Tumours may be of an unknown kind; then there are scores of presence alone
+    class is that of every slice of its files. Tumours may be of an unknown kind: they have scores of presence alone, and are
+    counted in "of unknown kind" beside scores of the others, where a tumour is of a known one
     classes : folder name to class name; progress : called with (files done, files in all)
 
     What the gate refuses and what cannot be read has no probabilities; it is counted, by class, and left out of the scores.
@@ -134,13 +135,16 @@ def _scored(answered: pd.DataFrame) -> dict[str, Any]:
     result["presence by source"] = _by(answered, "source")
     if "dice" in answered and answered["dice"].notna().any():
         result |= {"regions": region_summary(answered), "presence by tumour size": _by_size(answered)}
-    if (answered["label"] != TUMOUR).all():
-        pairs = zip(answered["label"], answered["set"], strict=True)
+    named = answered[answered["label"] != TUMOUR]
+    # Of tumour-free slices alone, beside tumours of unknown kinds, nothing is to be said of kinds.
+    if len(named) == len(answered) or (named["label"] != "notumor").any():
+        pairs = zip(named["label"], named["set"], strict=True)
         inside = np.array([label in one.split() for label, one in pairs])
         result |= {
-            "scores": score(answered),
-            "intervals": bootstrap(answered),
-            "set coverage": set_coverage(inside, answered["label"], answered["source"]),
+            "scores": score(named),
+            "intervals": bootstrap(named),
+            "set coverage": set_coverage(inside, named["label"], named["source"]),
+            "of unknown kind": len(answered) - len(named),
         }
     return result
 
