@@ -420,6 +420,60 @@ def test_a_file_named_after_its_uid_is_found_in_a_folder(tmp_path):
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["MR.1.2.840.113619.2.5"]
 
 
+def without_preamble(content: bytes, syntax: str) -> bytes:
+    """A plain file's data set alone, in this transfer syntax."""
+    one = pydicom.dcmread(io.BytesIO(content))
+    one.PixelData = one.pixel_array.astype(">u2" if syntax == pydicom.uid.ExplicitVRBigEndian else "<u2").tobytes()
+    buffer = pydicom.filebase.DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = syntax == "1.2.840.10008.1.2", syntax != "1.2.840.10008.1.2.2"
+    del one.file_meta
+    pydicom.filewriter.write_dataset(buffer, one)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["implicit", "explicit", "big", "meta"])
+def test_dicom_without_a_preamble_is_read_under_any_name(name, tmp_path):
+    whole = dicom(SeriesInstanceUID="1.2", InstanceNumber=3)
+    if name == "meta":
+        content = whole[132:]
+    else:
+        syntaxes = {"implicit": "1.2.840.10008.1.2", "explicit": "1.2.840.10008.1.2.1", "big": "1.2.840.10008.1.2.2"}
+        content = without_preamble(whole, syntaxes[name])
+    (one,) = read(content, "IM000001")
+    np.testing.assert_array_equal(one.grey, read(whole)[0].grey)
+    assert reading.position(content) == ("1.2", 3.0)
+    (tmp_path / "IM000001").write_bytes(content)
+    assert [Path(path).name for path in expand([str(tmp_path)])] == ["IM000001"]
+
+
+def test_a_name_is_enough_for_dicom_that_begins_elsewhere_and_a_picture_of_that_name_is_a_picture():
+    """A data set whose first element is of group 16."""
+    content = without_preamble(dicom(), "1.2.840.10008.1.2.1")
+    content = content[content.index(b"\x10\0\x10\0PN") :]
+    (found,) = read(content, "a.IMA", force=True)  # it says no modality
+    np.testing.assert_array_equal(found.grey, read(dicom())[0].grey)
+    with pytest.raises(InputRejected, match="known format"):
+        read(content, "a.png")
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((40, 40), 7, np.uint8)).save(buffer, "PNG")
+    assert (read(buffer.getvalue(), "a.dcm")[0].grey == 7).all()
+    with pytest.raises(InputRejected, match="no pixels|not a readable DICOM"):
+        read(b"this is no slice at all" * 20, "a.dcm")
+
+
+def test_a_discs_list_of_its_files_is_left_out_of_folders(tmp_path):
+    listing = dicom(Modality="")
+    (tmp_path / "DICOMDIR").write_bytes(listing)
+    (tmp_path / "IM1").write_bytes(dicom())
+    assert [Path(path).name for path in expand([str(tmp_path)])] == ["IM1"]
+    one = pydicom.dcmread(io.BytesIO(listing))
+    del one.Rows, one.Columns, one.PixelData
+    buffer = io.BytesIO()
+    one.save_as(buffer)
+    with pytest.raises(InputRejected, match="Give the slices themselves"):
+        read(buffer.getvalue(), "DICOMDIR")
+
+
 def test_a_volume_of_one_value_on_nothing_is_white_on_black():
     stored = np.zeros((6, 8, 10), np.int16)
     stored[1:3, 2:5, 4:8] = 7

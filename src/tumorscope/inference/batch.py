@@ -16,7 +16,7 @@ from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading import ORDERED_BY, Grid, position
+from tumorscope.inference.reading import ORDERED_BY, Grid, position, starts_as_dicom
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
 
@@ -102,11 +102,12 @@ def _in_order(files: list[str]) -> list[str]:
 
 def _may_hold_slices(path: Path) -> bool:
     # DICOM files are often named after a UID, so that what follows the last dot is no ending.
-    return path.name.lower().endswith(ENDINGS) or _is_dicom(path)
+    # DICOMDIR is the list of a disc's files.
+    return path.name.upper() != "DICOMDIR" and (path.name.lower().endswith(ENDINGS) or _is_dicom(path))
 
 
 def _is_dicom(path: Path) -> bool:
-    return _head(path, layout.HEAD)[128:] == b"DICM"
+    return starts_as_dicom(_head(path, layout.HEAD))
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -97,15 +97,32 @@ def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool 
     """
     if len(content) > MAX_BYTES:
         raise InputRejected(name, f"{len(content):,} bytes", f"at most {MAX_BYTES:,}", "Give single slices.")
-    if content[128:132] == b"DICM":
+    if starts_as_dicom(content):
         yield from _guarded(name, "DICOM", lambda: _dicom(name, content, force))
     elif _is_nifti(name, content):
         yield from _guarded(name, "NIfTI", lambda: _nifti(name, content, plane))
     elif content.startswith(b"MATLAB"):
         yield from _guarded(name, "MATLAB v7.3", lambda: _matlab(name, content))
     else:
-        read = decode(content)
+        try:
+            read = decode(content)
+        except InputRejected:
+            if not name.lower().endswith((".dcm", ".ima")):
+                raise
+            yield from _guarded(name, "DICOM", lambda: _dicom(name, content, force))
+            return
         yield Slice(name, read.grey, read.chroma)
+
+
+def starts_as_dicom(head: bytes) -> bool:
+    """By the prefix after the preamble, or without one by a first element of group 2 or 8. head : 132 bytes at least."""
+    if head[128:132] == b"DICM":
+        return True
+    named = head[4:6].isalpha() and head[4:6].isupper()  # its value representation
+    if head[:3] == b"\0\x08\0":  # big-endian, which always has one
+        return named
+    short = 0 < int.from_bytes(head[4:8], "little") <= 128
+    return head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0" and (named or short)
 
 
 def _is_nifti(name: str, content: bytes) -> bool:
@@ -126,7 +143,7 @@ def position(content: bytes) -> tuple[str, float]:
 
     content : its first `ORDERED_BY` bytes are enough
     """
-    if content[128:132] != b"DICM":
+    if not starts_as_dicom(content):
         return "", 0.0
     try:
         tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber"]
@@ -158,6 +175,8 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
     from pydicom.pixels import apply_modality_lut
 
     header = _data_set(_inflated(content, HEADER), PIXEL_DATA - 1)
+    if "Rows" not in header:
+        raise InputRejected(name, "no pixels in it", "a DICOM file of slices", "Give the slices themselves.")
     modality = str(header.get("Modality", ""))
     if modality != "MR" and not force:
         raise InputRejected(
@@ -214,6 +233,7 @@ def _inflated(content: bytes, most: int) -> bytes:
 
 def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
     """A DICOM file up to the element of tag `last`; of these tags alone where they are named."""
+    from pydicom import uid
     from pydicom.filereader import read_partial
     from pydicom.tag import Tag
 
@@ -226,7 +246,13 @@ def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
             raise ValueError(f"more than {MAX_ELEMENTS:,} elements")
         return tag > last
 
-    return read_partial(io.BytesIO(content), ended, specific_tags=[Tag(one) for one in tags] if tags else None)
+    named = [Tag(one) for one in tags] if tags else None
+    found = read_partial(io.BytesIO(content), ended, force=True, specific_tags=named)
+    if "TransferSyntaxUID" not in found.file_meta:
+        implicit, little = found.original_encoding
+        plain = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        found.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
+    return found
 
 
 def _check_frames(name: str, whole: Any, frames: int, rows: int, columns: int) -> None:
