@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from tumorscope.errors import InputRejected
 from tumorscope.inference import reading
 from tumorscope.inference.batch import expand
+from tumorscope.inference.classifier import Classifier
 from tumorscope.inference.reading import read_slices
 
 RAMP = np.arange(0, 4000, 40, dtype=np.uint16).reshape(10, 10)
@@ -246,6 +247,47 @@ def test_every_frame_is_a_slice():
 )
 def test_the_plane_comes_from_the_orientation(cosines, plane):
     assert read(dicom(ImageOrientationPatient=cosines))[0].plane == plane
+
+
+@pytest.mark.parametrize("across", range(3))
+@pytest.mark.parametrize("down", range(3))
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+@pytest.mark.parametrize("tilt", [0, 20])
+def test_a_slice_is_shown_as_radiologists_look_at_it_however_it_is_stored(across, down, signs, tilt):
+    """A pixel at the patient's right or front and at the front or top is at the upper left: its own axes say where it lies.
+
+    Upper left is right and front of an axial slice, right and top of a coronal one, front and top of a sagittal one.
+    """
+    if across == down:
+        return
+    cosines = np.zeros((2, 3))
+    cosines[0, across], cosines[1, down] = signs
+    angle = np.deg2rad(tilt)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    places = np.indices((6, 8)).transpose(1, 2, 0)[..., ::-1] @ cosines  # (6, 8, 3): left, back, up of each pixel
+    corner = places * (-1, -1, 1)  # right, front, up
+    corner = corner.sum(axis=2)
+    pixels = np.zeros((6, 8), np.uint16)
+    pixels[np.unravel_index(corner.argmax(), corner.shape)] = 4000
+    window = {"WindowCenter": 2000, "WindowWidth": 4000, "PixelSpacing": [2.0, 1.0]}
+    (one,) = read(dicom(pixels, ImageOrientationPatient=[*(cosines @ turn.T).ravel()], **window))
+    plane = ("sagittal", "coronal", "axial")[3 - across - down]
+    assert one.plane == plane
+    first = min(across, down)  # of x, y, z the one that runs across as it is looked at
+    assert one.grey.shape == ((12, 8) if across == first else (8, 12))
+    assert one.grey[0, 0] == one.grey.max() > 200
+    stored = reading._square(np.where(pixels, 255, 0).astype(np.uint8), 2.0, 1.0)
+    np.testing.assert_array_equal(reading.turned(stored, one.turn) > 127, one.grey > 127)
+
+
+def test_a_finding_says_how_its_slice_was_turned():
+    """Upside down, as rows run to the left and columns to the front: masks that come with it are turned alike."""
+    rng = np.random.default_rng(0)
+    content = dicom(rng.integers(0, 4000, (40, 40)).astype(np.uint16), ImageOrientationPatient=[1, 0, 0, 0, -1, 0])
+    (one,) = Classifier.load(threads=1).predict(content)
+    assert one.turn == (False, -1, 1)
+    mask = np.eye(40, 40, 3, dtype=bool)
+    np.testing.assert_array_equal(reading.turned(mask, one.turn), mask[::-1])
 
 
 def test_pixels_that_are_not_square_are_made_so():

@@ -821,6 +821,15 @@ def test_a_region_is_scored_at_the_slices_own_size():
     assert _region(Finding("a.png", "refused"), OneFile(b""), "", []) == pytest.approx(unknown, nan_ok=True)
 
 
+def test_a_mask_is_turned_as_its_dicom_slice_was():
+    """Stored upside down and with rows for columns: the mask's first row is the turned slice's last column."""
+    mask, heat = np.zeros((16, 24), np.uint8), np.zeros((24, 16), np.uint8)
+    mask[0, :6], heat[:6, 15] = 255, 255
+    one = Finding("a.dcm", "accepted", heat=heat, peak=(0, 15), turn=(True, 1, -1))
+    found = _region(one, OneFile(encoded(mask)), "mask.png", [])
+    assert (found["dice"], found["pointed"]) == (1, 1)
+
+
 @pytest.mark.parametrize("usable", [True, False])
 def test_masks_of_any_kind_are_scored_or_left_out_and_end_no_run(tmp_path, monkeypatch, usable):
     """Half of each slice is answered as tumour, and a mask of 0 and 1 covers a quarter: Dice 2 * 64 / (128 + 64)."""

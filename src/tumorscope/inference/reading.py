@@ -40,6 +40,12 @@ NIFTI_HEADER = 540
 #: Axis of a volume in RAS order that each plane cuts.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 GZIP = b"\x1f\x8b"
+#: Where columns and rows of a slice run as radiologists look at it; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1).
+LOOKED_ALONG = {
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "axial": ((1, 0, 0), (0, 1, 0)),
+}
 #: Percentiles of the grey window where a file names none.
 WINDOW = (0.5, 99.5)
 #: Share of the slices' border and of the whole volume that one value fills where it is what lies outside the head.
@@ -73,12 +79,23 @@ class Grid:
         return np.asarray(orientations.apply_orientation(upright, back)).reshape(self.shape)
 
 
+#: No turn: see `turned`.
+AS_STORED = (False, 1, 1)
+
+
+def turned(picture: np.ndarray, turn: tuple[bool, int, int]) -> np.ndarray:
+    """A picture (h, w) turned: whether rows become columns, then the steps, 1 or -1, down and across."""
+    swapped, down, across = turn
+    return np.ascontiguousarray((picture.T if swapped else picture)[::down, ::across])
+
+
 @dataclass(frozen=True)
 class Slice:
     """One slice. name : of the file, with #n for the n-th frame or slice from 1; grey : uint8 (h, w); plane where known.
 
     series : of a DICOM file, the same for files of one series; no UID, which would lead back to the patient
     place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
+    turn : of a DICOM slice, how `turned` made it what radiologists look at
     """
 
     name: str
@@ -87,6 +104,7 @@ class Slice:
     plane: str = ""
     series: str = ""
     place: tuple[Grid, int] | None = None
+    turn: tuple[bool, int, int] = AS_STORED
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -212,7 +230,10 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
         label = f"{name}#{index + 1}" if frames > 1 else name
         facts = {"modality": modality}
-        yield Slice(label, square, plane=_plane_of(groups, whole), series=_series(header), facts=facts)
+        plane, turn = _orientation(groups, whole)
+        yield Slice(
+            label, turned(square, turn), plane=plane, series=_series(header), turn=turn, facts=facts
+        )
 
 
 def _inflated(content: bytes, most: int) -> bytes:
@@ -433,11 +454,18 @@ def _normal(header: Any) -> np.ndarray | None:
     return np.cross(along[:3], along[3:])
 
 
-def _plane_of(groups: list[Any], dataset: Any) -> str:
-    """The plane whose normal is nearest; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1)."""
+def _orientation(groups: list[Any], dataset: Any) -> tuple[str, tuple[bool, int, int]]:
+    """The plane whose normal is nearest, and the turn to the way radiologists look at it, by the nearest axes."""
     cosines = _first(groups, dataset, "PlaneOrientationSequence", "ImageOrientationPatient")
     normal = _normal({"ImageOrientationPatient": cosines})
-    return "" if normal is None else ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+    if normal is None:
+        return "", AS_STORED
+    plane = ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+    # How far columns and rows (in this order down the table) run along the axes that are looked along.
+    along = np.asarray(cosines, float).reshape(2, 3) @ np.array(LOOKED_ALONG[plane], float).T
+    swapped = bool(np.abs(along[[0, 1], [1, 0]]).sum() > np.abs(np.diag(along)).sum() + 1e-6)
+    across, down = np.diag(along[::-1] if swapped else along)
+    return plane, (swapped, -1 if down < 0 else 1, -1 if across < 0 else 1)
 
 
 def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:
