@@ -127,6 +127,26 @@ def test_a_set_of_nothing_usable_is_refused_with_what_was_expected(tmp_path):
         load_catalogue(tmp_path / "set")
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_0_is_white_is_turned_round_at_every_depth(kind):
+    buffer = io.BytesIO()
+    stored = noise().astype(kind) * {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[kind]
+    Image.fromarray(stored.astype(kind)).save(buffer, "TIFF", tiffinfo={262: 0})
+    content = buffer.getvalue()
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.tag_v2[262] == 0
+    raw = 255 - noise() if kind == np.uint8 else noise()  # Pillow turns 8 bits round when it writes, too
+    np.testing.assert_array_equal(decode(content).grey, 255 - raw)
+
+
+def test_floats_a_little_over_1_are_on_a_scale_of_0_to_1_and_clipped():
+    stored = (noise() / 255).astype(np.float32)
+    stored[0, :2] = 1.02, 0
+    expected = noise()
+    expected[0, :2] = 255, 0
+    np.testing.assert_array_equal(decode(encoded(stored, "TIFF")).grey, expected)
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [

@@ -2,7 +2,8 @@
 
 Depths: 8-bit grey stays; colour and palette go to luma (ITU-R 601, Pillow's "L"); transparency is laid on black; 16-bit
 grey is scaled by the bit depth that its largest value needs (a 12-bit MR slice by 4095, a full 16-bit one by 65535), so
-that an 8-bit slice stored as 16-bit (x257, or not scaled) comes back unchanged; floats up to 1 are taken as 0 to 1.
+that an 8-bit slice stored as 16-bit (x257, or not scaled) comes back unchanged; floats up to 1, or a little over it as resampling
+leaves them, are taken as 0 to 1. A TIFF whose 0 is white is turned round, at every depth.
 
 Pixels are taken as stored: an EXIF orientation is not applied. A file of several frames is refused, since it is no slice.
 """
@@ -24,6 +25,10 @@ MAX_SIDE = 8192
 MIN_SIDE = 16
 #: Least share of foreground in the outermost row and column of a head.
 EDGE_SHARE = 0.03
+#: The largest float that is still taken for one on a scale of 0 to 1.
+LITTLE_OVER_1 = 1.25
+#: TIFF's tag that says what 0 is; its value 0 is white.
+PHOTOMETRIC = 262
 #: Sides of a pixel cache.
 CACHE_SIDES = (8, 1024)
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
@@ -202,6 +207,8 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
     """Grey pixels, and RGB bytes for the pixel hash (grey repeated where there is no colour)."""
     if image.mode.startswith(("I", "F")):
         grey = _from_deep(np.asarray(image))
+        if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # Pillow turns 8 bits alone
+            grey = 255 - grey
         return grey, np.repeat(grey[..., None], 3, axis=2).tobytes()
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -215,8 +222,8 @@ def _from_deep(values: np.ndarray) -> np.ndarray:
     """16- or 32-bit grey to uint8 by the bit depth in use; negative values and NaN become black."""
     fraction = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    if fraction and values.max() <= 1:
-        values = values * 255
+    if fraction and values.max() <= LITTLE_OVER_1:
+        values = (values * 255).clip(max=255)
     elif 255 < values.max() <= 65535 and not (values % 257).any():
         values = values / 257  # 8 bits stored as 16
     depth = max(8, int(values.max()).bit_length())
