@@ -1,11 +1,14 @@
 """`tumorscope pretrain`: weights for a backbone from other images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tumorscope.cli.common import counting, name_pictures, open_catalogue, say, training_progress
+
+if TYPE_CHECKING:
+    from tumorscope.data.folder import Pictures
 
 
 def pretrain(
@@ -51,8 +54,11 @@ def pretrain(
     here = device_here(device)
     with counting("Reading images") as progress:
         pictures = read_pictures(data, chosen.input, progress)
+    for notice in pictures.notices:
+        say(f"Note: {notice}")
     if pictures.refused:
         say(f"Left out: {pictures.refused} files that are no readable image.")
+    say(by_class(pictures))
     digests = []
     for place in apart_from or []:
         from tumorscope.audit.apart import apart
@@ -85,3 +91,12 @@ def pretrain(
         )
     typer.echo(file.resolve())
     say(f"Next: tumorscope train {recipe} --set model.backbone.weights=file:{file}")
+
+
+def by_class(pictures: "Pictures") -> str:
+    """How many images were read and of which classes, in words; of many classes the first few."""
+    from textwrap import shorten
+
+    counts = (f"{(pictures.labels == code).sum()} {name or '.'}" for code, name in enumerate(pictures.classes))
+    told = shorten(", ".join(counts), 300, placeholder=" ...")
+    return f"Read {len(pictures.labels):,} images of {len(pictures.classes)} classes: {told}"

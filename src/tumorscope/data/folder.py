@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from tumorscope.config import Input
 from tumorscope.data.catalogue import read_all
 from tumorscope.data.decode import enlarge
-from tumorscope.data.layout import ENDINGS, Layout, Planned, plan
+from tumorscope.data.layout import plan_pictures
 from tumorscope.data.sources import open_source
 from tumorscope.errors import DataNotFound
 
@@ -20,6 +20,7 @@ class Pictures:
     """Slices uint8 (n, s, s) as a recipe's input has them, the folder that each lies in, and what it is compared by.
 
     classes : folder names; labels : int64 (n,) into them; pixels_sha256 : of each; refused : files that could not be read
+    notices : what else was left out
     """
 
     name: str
@@ -28,6 +29,7 @@ class Pictures:
     labels: np.ndarray
     pixels_sha256: tuple[str, ...]
     refused: int = 0
+    notices: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -41,16 +43,12 @@ class Pictures:
 
 
 def read_pictures(path: Path, view: Input, progress: Callable[[int, int], None] = lambda done, total: None) -> Pictures:
-    """Every image at `path`, a zip archive or folder. A set that the catalogue knows keeps its classes; else folders are classes.
+    """Every image at `path`, a zip archive or folder: `layout.plan_pictures` says which, and what their classes are.
 
     Raises `DataNotFound` where there is no readable image.
     """
     source = open_source(path)
-    planned = plan(source, Layout.of(None))[0] or [
-        Planned(member, PurePosixPath(member.name).parent.name, "", "")
-        for member in source.members
-        if PurePosixPath(member.name).suffix.lower() in ENDINGS
-    ]
+    planned, notices = plan_pictures(source)
     images, labels, hashes = [], [], []
     read = read_all(source, planned, (view.enlarged_from or view.size,), view.crop)
     for done, (item, outcome) in enumerate(zip(planned, read, strict=True), start=1):
@@ -65,4 +63,5 @@ def read_pictures(path: Path, view: Input, progress: Callable[[int, int], None] 
         raise DataNotFound(f"{path}: no readable image among {len(source.members)} files.")
     classes, codes = np.unique(labels, return_inverse=True)
     refused = len(planned) - len(images)
-    return Pictures(source.path.name, np.stack(images), tuple(classes), codes.astype(np.int64), tuple(hashes), refused)
+    stack, codes = np.stack(images), codes.astype(np.int64)
+    return Pictures(source.path.name, stack, tuple(classes), codes, tuple(hashes), refused, notices)

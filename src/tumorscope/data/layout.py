@@ -104,6 +104,27 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
     return planned, tuple(map(readable, (*source.notices, *extra.notices, *_notices(planned, others))))
 
 
+def plan_pictures(source: Source) -> tuple[list[Planned], tuple[str, ...]]:
+    """Images of whatever there is, in name order, to learn a backbone's weights on, and notices about the other files.
+
+    They have the catalogue's classes where `plan` takes every image, or the very images that a metadata.csv names; else each has
+    the folder that it lies in as its label. Masks that a metadata.csv names are not taken.
+    """
+    images = {member.name: member for member in source.members if _is_image(member)}
+    planned, extra = plan(source, Layout.of(None))[0], _metadata(source)
+    named = extra.rows.keys() & images.keys()
+    if len(planned) < len(images) and (not named or {item.path for item in planned} != named):
+        masks = extra.known - extra.rows.keys()
+        planned = [
+            Planned(member, PurePosixPath(name).parent.name, "", "")
+            for name, member in images.items()
+            if name not in masks
+        ]
+    others = sum(PurePosixPath(member.name).name != "metadata.csv" for member in source.members) - len(planned)
+    left = f"{others} files are no images, or metadata.csv names them as masks or not at all; they were left out."
+    return planned, tuple(map(readable, (*source.notices, *extra.notices, *([left] if others else ()))))
+
+
 def _label(name: str, classes: dict[str, str]) -> str | None:
     folders = [part.lower() for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]]
     return next((classes[folder] for folder in reversed(folders) if folder in classes), None)
