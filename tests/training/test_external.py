@@ -22,7 +22,7 @@ from tumorscope.evaluation.explain import explain_run
 from tumorscope.package.card import load_package
 from tumorscope.package.export import export_run
 from tumorscope.protocols import folds
-from tumorscope.training.external import widened, with_external
+from tumorscope.training.external import Further, widened, with_external
 
 QUICK = {"training.epochs": 1, "training.batch_size": 32}
 
@@ -59,7 +59,7 @@ def recipe(**entry):
 def added(catalogue, chosen, protocol="official"):
     wide, _, further = with_external(chosen, catalogue)
     before = folds(protocol, catalogue.table, 0)[0]
-    after = widened(before, wide.table, further)
+    after, _ = widened(before, wide.table, further)
     return wide.table, before, after
 
 
@@ -85,6 +85,23 @@ def test_mirrored_copies_of_test_slices_are_left_out(sets):
     assert set(table["picture"].iloc[after.train]).isdisjoint(table["picture"].iloc[after.test])
 
 
+def test_what_is_left_out_is_counted_and_nothing_left_is_an_error(sets):
+    """Of 15 gliomas and 3 copies of gliomas of the test part, the copies; each has the patient of its picture."""
+    wide, _, further = with_external(recipe(classes=["glioma"]), sets)
+    fold = folds("official", sets.table, 0)[0]
+    after, counts = widened(fold, wide.table, further)
+    assert counts == [
+        {"data": "mixed.zip", "role": "train", "slices": 18, "left_out": 3, "picture": 3, "patient": 3}
+    ]
+    assert len(after.train) == len(fold.train) + 15
+    copies = np.flatnonzero(wide.table["path"].str.contains("copy-"))
+    with pytest.raises(DataNotFound, match=r"mixed\.zip: all 3 slices for role train .*none is left\. Take"):
+        widened(fold, wide.table, [Further(copies, further[0].entry)])
+    held_out = further[0].entry.model_copy(update={"role": "validation"})
+    with pytest.raises(DataNotFound, match="all 3 slices for role validation"):
+        widened(fold, wide.table, [Further(copies, held_out)])
+
+
 def test_a_further_set_can_stand_in_for_the_validation_part(sets):
     table, before, after = added(sets, recipe(role="validation", classes=["glioma"]))
     assert set(table["label"].iloc[after.validation]) == {"glioma"}
@@ -106,16 +123,22 @@ def test_degraded_slices_have_no_more_detail_than_asked_for_and_others_are_untou
 
 
 def test_a_run_with_a_further_set_scores_the_same_slices_as_one_without(sets, tmp_path):
+    said = []
     plain, wide = (
-        train(chosen, sets, "official", [0], runs=tmp_path / name, workers=1)[0]
+        train(chosen, sets, "official", [0], runs=tmp_path / name, workers=1, report=said.append)[0]
         for name, chosen in (("plain", load_recipe("baseline_cnn", QUICK)), ("wide", recipe()))
     )
     one, other = read_run(plain), read_run(wide)
     assert one["path"].tolist() == other["path"].tolist()
     assert (one["p_glioma"] != other["p_glioma"]).any()
-    counts = [json.loads((run / "environment.json").read_text())["folds"][0] for run in (plain, wide)]
-    assert counts[1]["train"] > counts[0]["train"]
+    facts = [json.loads((run / "environment.json").read_text()) for run in (plain, wide)]
+    counts = [one["folds"][0] for one in facts]
+    assert counts[1]["train"] == counts[0]["train"] + 60
     assert counts[1]["test"] == counts[0]["test"]
+    assert facts[1]["external"][0][0] | {"slices": 63, "left_out": 3} == facts[1]["external"][0][0]
+    told = [(event.work, event.done, event.unit) for event in said if "mixed.zip" in event.work]
+    why = "3 of 63 left out: 3 by picture, 3 by patient"
+    assert told == [(f"baseline_cnn-official-s0 fold 0, mixed.zip for train ({why})", 60, "slices")]
 
 
 def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(sets, tmp_path):

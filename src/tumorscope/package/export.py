@@ -236,7 +236,7 @@ def _check(
 def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> None:
     """Raise `RunMismatch` where the catalogue has learnt of pictures or patients since; held-out slices would not be held out."""
     wide, further = with_rows(recipe, catalogue)
-    made = [widened(fold, wide.table, further) for fold in folds(facts["protocol"], catalogue.table, facts["seed"])]
+    made = [widened(fold, wide.table, further)[0] for fold in folds(facts["protocol"], catalogue.table, facts["seed"])]
     if digest(made, wide.table) != facts["split"]:
         raise RunMismatch(
             f"{run}: its folds are not those that {catalogue.name} has now, since pictures or patients were found or named "

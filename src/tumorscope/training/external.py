@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from tumorscope.data.catalogue import Catalogue, extend, load_catalogue
 from tumorscope.data.decode import shrink
 from tumorscope.errors import DataNotFound
 from tumorscope.files import replacing
-from tumorscope.protocols import Fold, groups
+from tumorscope.protocols import Fold, groups, leaks
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,41 @@ def find_external(name: str, origin: Path) -> Path:
     raise DataNotFound(f"external.data: {name}: neither a path nor a file or folder beside {origin}. Put it there.")
 
 
-def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> Fold:
+def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> tuple[Fold, list[dict[str, Any]]]:
     """The fold with the further rows in it, without those that share picture or patient with what they must not meet.
 
     Training rows stay apart from validation and test parts, validation rows from training and test parts.
+    Beside it a row an entry: data, role, slices, left_out, and how many of these by picture and by patient, where known.
+    Raises `DataNotFound` where nothing of an entry is left.
     """
     if not further:
-        return fold
+        return fold, []
     group = groups(table, by_patient=True)
-    held_out = [one.rows for one in further if one.entry.role == "validation"]
-    if held_out:
-        rows = np.unique(np.concatenate(held_out))
-        fold = replace(fold, validation=_apart(rows, np.concatenate([fold.train, fold.test]), group))
-        if not len(fold.validation):
-            raise DataNotFound("external: every slice for validation shares its picture or patient with the others.")
-    added = [one.rows for one in further if one.entry.role == "train"]
-    if added:
-        rows = np.unique(np.concatenate(added))
-        rows = _apart(rows, np.concatenate([fold.validation, fold.test]), group)
-        fold = replace(fold, train=np.concatenate([fold.train, rows]))
-    return fold
+    counts: list[dict[str, Any]] = []
+    for role in ("validation", "train"):  # training rows are apart from the validation part that the first of these gives
+        asked = [one for one in further if one.entry.role == role]
+        if not asked:
+            continue
+        held = np.concatenate([fold.train if role == "validation" else fold.validation, fold.test])
+        counts += [_left_out(one, held, table, group) for one in asked]
+        rows = _apart(np.unique(np.concatenate([one.rows for one in asked])), held, group)
+        if role == "validation":
+            fold = replace(fold, validation=rows)
+        else:
+            fold = replace(fold, train=np.concatenate([fold.train, rows]))
+    return fold, counts
+
+
+def _left_out(one: Further, held: np.ndarray, table: pd.DataFrame, group: np.ndarray) -> dict[str, Any]:
+    """A row of `widened` for what an entry asks for beside the rows `held`."""
+    again, shared = len(one.rows) - len(_apart(one.rows, held, group)), leaks(table, held, one.rows)
+    if again == len(one.rows):
+        raise DataNotFound(
+            f"external.data: {one.entry.data}: all {again} slices for role {one.entry.role} share picture or patient with parts "
+            "that they must not meet, and none is left. Take the entry out, or give another set."
+        )
+    kinds = {kind: shared[kind] for kind in ("picture", "patient") if kind in shared}
+    return {"data": one.entry.data, "role": one.entry.role, "slices": len(one.rows), "left_out": again, **kinds}
 
 
 def _apart(rows: np.ndarray, held: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -42,12 +42,16 @@ def open_run(
     protocol: str,
     seed: int,
     made: list[Fold],
+    left_out: list[list[dict[str, Any]]],
     sources: dict[str, str],
     device: str,
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Make the run folder, or check that the one that is there is the same run."""
+    """Make the run folder, or check that the one that is there is the same run.
+
+    left_out : for each fold the slices of further sets that were left out, as `external.widened` counts them
+    """
     identity = {
         "recipe": recipe.model_dump(mode="json"),
         "protocol": protocol,
@@ -77,7 +81,8 @@ def open_run(
     write_text(folder / "recipe.toml", recipe.toml())
     parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
     leak = [fold.leak for fold in made if fold.leak]
-    facts = {"folds": parts, "leak": leak, "device": device, **_contract(recipe), **environment()}
+    external = {"external": left_out} if recipe.external else {}
+    facts = {"folds": parts, **external, "leak": leak, "device": device, **_contract(recipe), **environment()}
     write_json(file, {**identity, **facts})
 
 

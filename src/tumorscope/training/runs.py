@@ -23,7 +23,7 @@ from tumorscope.errors import InputRejected, RecipeError, RunMismatch
 from tumorscope.labels import INDEX
 from tumorscope.protocols import folds
 from tumorscope.training.external import extended, find_external, widened, with_external
-from tumorscope.training.fold import Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
+from tumorscope.training.fold import Event, Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
 from tumorscope.training.identity import made_of, open_run
 from tumorscope.training.pool import work
 from tumorscope.training.prepare import sources_of
@@ -55,9 +55,12 @@ def train_runs(
     device = _check(recipe, device)
     splits = {seed: folds(protocol, catalogue.table, seed) for seed in seeds}
     folders = {seed: runs / f"{recipe.name}-{place_of(catalogue, protocol, seed)}" for seed in seeds}
+    left_out: dict[int, list[list[dict[str, Any]]]] = {seed: [] for seed in seeds}
     if recipe.external:
         catalogue, file, further = with_external(recipe, catalogue)
-        splits = {seed: [widened(fold, catalogue.table, further) for fold in made] for seed, made in splits.items()}
+        for seed, made in splits.items():
+            both = [widened(fold, catalogue.table, further) for fold in made]
+            splits[seed], left_out[seed] = [fold for fold, _ in both], [counts for _, counts in both]
     else:
         file = input_file(catalogue, recipe.input)
     features = _features(recipe, file, catalogue, device, report)
@@ -73,7 +76,9 @@ def train_runs(
     sources_sha256 = made_of(recipe, inside)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
-            open_run(folders[seed], recipe, catalogue, protocol, seed, made, sources_sha256, device, resume, overwrite)
+            asked = (folders[seed], recipe, catalogue, protocol, seed, made, left_out[seed])
+            open_run(*asked, sources_sha256, device, resume, overwrite)
+            _say_left_out(folders[seed], left_out[seed], report)
     labels = _labels(catalogue)
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
@@ -85,6 +90,18 @@ def train_runs(
         for folder in folders.values() if first else ():
             _gather(folder, catalogue)
     return [folders[seed] for seed in seeds]
+
+
+def _say_left_out(run: Path, folds: list[list[dict[str, Any]]], report: Report) -> None:
+    """Report how many slices of further sets go into the folds of a run that is not finished, and why others do not."""
+    if (run / "predictions.csv").exists():
+        return
+    for index, counts in enumerate(folds):
+        for one in counts:
+            kinds = ", ".join(f"{one[kind]:,} by {kind}" for kind in ("picture", "patient") if kind in one)
+            why = f"{one['left_out']:,} of {one['slices']:,} left out{': ' * bool(kinds)}{kinds}"
+            work = f"{run.name} fold {index}, {one['data']} for {one['role']} ({why})"
+            report(Event(work, one["slices"] - one["left_out"], one["slices"], "slices", finished=True))
 
 
 def place_of(catalogue: Catalogue, protocol: str, seed: int) -> str:
