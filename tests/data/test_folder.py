@@ -45,7 +45,11 @@ def test_a_set_that_the_catalogue_knows_whole_keeps_its_classes(tmp_path):
 @pytest.mark.parametrize(
     ("second", "expected", "left"),
     [
-        ("meningioma", {"glioma": 1, "meningioma": 1}, 2),  # the very images that the table names; the mask and other.png go
+        (
+            "meningioma",
+            {"glioma": 1, "meningioma": 1},
+            2,
+        ),  # the very images that the table names; the mask and other.png go
         ("stroke", {"slices": 2, "more": 1}, 1),  # a class that we do not know, so all images but the mask
     ],
 )

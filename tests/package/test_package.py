@@ -26,6 +26,7 @@ from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
 from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, Finding, calibrated, prediction_set
+from tumorscope.inference.reading import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
@@ -825,7 +826,7 @@ def test_a_mask_is_turned_as_its_dicom_slice_was():
     """Stored upside down and with rows for columns: the mask's first row is the turned slice's last column."""
     mask, heat = np.zeros((16, 24), np.uint8), np.zeros((24, 16), np.uint8)
     mask[0, :6], heat[:6, 15] = 255, 255
-    one = Finding("a.dcm", "accepted", heat=heat, peak=(0, 15), turn=(True, 1, -1))
+    one = Finding("a.dcm", "accepted", heat=heat, peak=(0, 15), stored=Stored((16, 24), True, 1, -1))
     found = _region(one, OneFile(encoded(mask)), "mask.png", [])
     assert (found["dice"], found["pointed"]) == (1, 1)
 

@@ -90,9 +90,7 @@ def test_what_is_left_out_is_counted_and_nothing_left_is_an_error(sets):
     wide, _, further = with_external(recipe(classes=["glioma"]), sets)
     fold = folds("official", sets.table, 0)[0]
     after, counts = widened(fold, wide.table, further)
-    assert counts == [
-        {"data": "mixed.zip", "role": "train", "slices": 18, "left_out": 3, "picture": 3, "patient": 3}
-    ]
+    assert counts == [{"data": "mixed.zip", "role": "train", "slices": 18, "left_out": 3, "picture": 3, "patient": 3}]
     assert len(after.train) == len(fold.train) + 15
     copies = np.flatnonzero(wide.table["path"].str.contains("copy-"))
     with pytest.raises(DataNotFound, match=r"mixed\.zip: all 3 slices for role train .*none is left\. Take"):

@@ -21,7 +21,7 @@ from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.regions import SIZES, dice, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
 from tumorscope.inference.classifier import Classifier, Finding
-from tumorscope.inference.reading import MAX_BYTES, turned
+from tumorscope.inference.reading import MAX_BYTES
 from tumorscope.inference.record import belongs
 from tumorscope.labels import TUMOUR
 from tumorscope.training.identity import environment
@@ -208,7 +208,8 @@ def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict
     inside = _inside(source, mask, damaged)
     if inside is None or not inside.any():
         return found
-    inside = turned(inside, one.turn)  # a mask lies as the slice's pixels are stored
+    if one.stored is not None:  # a mask lies as the slice's pixels are stored
+        inside = one.stored.shown(inside)
     if inside.shape != region.shape:
         grown = Image.fromarray(inside).resize(region.shape[::-1], Image.Resampling.NEAREST)
         inside = np.asarray(grown)

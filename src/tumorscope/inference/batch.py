@@ -127,6 +127,7 @@ def with_maps(
     heatmaps : folder for an overlay (PNG) and the map as array (uint8, 255 is the highest); masks : folder for a region
     model's regions, PNG of 0 and 255, where tumour is more likely than not
 
+    Array and mask of a DICOM slice lie on its stored pixels; the overlay is what is looked at, upright and with square pixels.
     Of a NIfTI volume array and mask (0 and 1) are a NIfTI file in its own grid, written when its last slice has come; they are
     0 in slices without an answer, and not there where no slice has one.
     """
@@ -146,10 +147,11 @@ def with_maps(
                     volume = _Volume(f"{number:05d}-{_plain(file)}", one.place[0], {})
                 volume.heats[one.place[1]] = one.heat
             else:
+                heat = one.stored.back(one.heat) if one.stored else one.heat
                 if heatmaps:
-                    np.save(heatmaps / f"{name}.npy", one.heat)
+                    np.save(heatmaps / f"{name}.npy", heat)
                 if masks:
-                    write_bytes(masks / f"{name}-mask.png", _png(255 * _inside(one.heat)))
+                    write_bytes(masks / f"{name}-mask.png", _png(255 * _inside(heat)))
         yield one
     if volume:
         volume.write(heatmaps, masks)

@@ -10,7 +10,7 @@ import numpy as np
 from tumorscope.data.decode import as_input, crop_to_head, head_square
 from tumorscope.errors import InputRejected, PackageMismatch
 from tumorscope.inference import gate
-from tumorscope.inference.reading import AS_STORED, Grid, Slice, read_file, read_slices
+from tumorscope.inference.reading import Grid, Slice, Stored, read_file, read_slices
 from tumorscope.package.card import AGAIN, Package, load_package
 
 BATCH = 32
@@ -25,7 +25,7 @@ class Finding:
     status : accepted, warned, refused or error; label : the most likely class, "" where there is no answer
     probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
     reasons : for a refusal, a warning or an error; series : the same for slices of one DICOM series, "" for what is none
-    heat : uint8 (h, w) over the slice, where it was asked for; place, turn : see `Slice`
+    heat : uint8 (h, w) over the slice, where it was asked for; place, stored : see `Slice`
     peak : row and column of the map's highest pixel before it is rounded to 256 levels, of which sure maps fill the last
     """
 
@@ -41,7 +41,7 @@ class Finding:
     grey: np.ndarray | None = None
     peak: tuple[int, int] | None = None
     place: tuple[Grid, int] | None = None
-    turn: tuple[bool, int, int] = AS_STORED
+    stored: Stored | None = None
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it; pictures stay out."""
@@ -242,7 +242,7 @@ def prediction_set(chance: np.ndarray, thresholds: dict[str, float], labels: lis
 
 
 def _finding(one: Slice, status: str, **answer: Any) -> Finding:
-    known = {"plane": one.plane, "series": one.series, "place": one.place, "turn": one.turn}
+    known: dict[str, Any] = {"plane": one.plane, "series": one.series, "place": one.place, "stored": one.stored}
     return Finding(one.name, status, **known, **answer)
 
 

@@ -79,14 +79,27 @@ class Grid:
         return np.asarray(orientations.apply_orientation(upright, back)).reshape(self.shape)
 
 
-#: No turn: see `turned`.
-AS_STORED = (False, 1, 1)
+@dataclass(frozen=True)
+class Stored:
+    """How a DICOM slice lies in its file, and the turn that makes it what radiologists look at.
 
+    shape : rows and columns; swapped : whether these change places; down, across : then the steps, 1 or -1
+    """
 
-def turned(picture: np.ndarray, turn: tuple[bool, int, int]) -> np.ndarray:
-    """A picture (h, w) turned: whether rows become columns, then the steps, 1 or -1, down and across."""
-    swapped, down, across = turn
-    return np.ascontiguousarray((picture.T if swapped else picture)[::down, ::across])
+    shape: tuple[int, int]
+    swapped: bool = False
+    down: int = 1
+    across: int = 1
+
+    def shown(self, picture: np.ndarray) -> np.ndarray:
+        """A picture (h, w) that lies as stored, as it is looked at."""
+        return np.ascontiguousarray((picture.T if self.swapped else picture)[:: self.down, :: self.across])
+
+    def back(self, picture: np.ndarray) -> np.ndarray:
+        """What lies over the slice as it is looked at, uint8 (h, w), on the stored pixels."""
+        turned = picture[:: self.down, :: self.across]
+        image = Image.fromarray(np.ascontiguousarray(turned.T if self.swapped else turned))
+        return np.asarray(image.resize(self.shape[::-1], Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Slice:
 
     series : of a DICOM file, the same for files of one series; no UID, which would lead back to the patient
     place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
-    turn : of a DICOM slice, how `turned` made it what radiologists look at
+    stored : how a DICOM slice lies in its file
     """
 
     name: str
@@ -104,7 +117,7 @@ class Slice:
     plane: str = ""
     series: str = ""
     place: tuple[Grid, int] | None = None
-    turn: tuple[bool, int, int] = AS_STORED
+    stored: Stored | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -230,10 +243,8 @@ def _dicom(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         square = _square(grey, *(float(step) for step in spacing)) if spacing else grey
         label = f"{name}#{index + 1}" if frames > 1 else name
         facts = {"modality": modality}
-        plane, turn = _orientation(groups, whole)
-        yield Slice(
-            label, turned(square, turn), plane=plane, series=_series(header), turn=turn, facts=facts
-        )
+        plane, lies = _orientation(groups, whole, (rows, columns))
+        yield Slice(label, lies.shown(square), plane=plane, series=_series(header), stored=lies, facts=facts)
 
 
 def _inflated(content: bytes, most: int) -> bytes:
@@ -454,18 +465,18 @@ def _normal(header: Any) -> np.ndarray | None:
     return np.cross(along[:3], along[3:])
 
 
-def _orientation(groups: list[Any], dataset: Any) -> tuple[str, tuple[bool, int, int]]:
-    """The plane whose normal is nearest, and the turn to the way radiologists look at it, by the nearest axes."""
+def _orientation(groups: list[Any], dataset: Any, shape: tuple[int, int]) -> tuple[str, Stored]:
+    """The plane whose normal is nearest, and how the slice lies against the way radiologists look at it, by the nearest axes."""
     cosines = _first(groups, dataset, "PlaneOrientationSequence", "ImageOrientationPatient")
     normal = _normal({"ImageOrientationPatient": cosines})
     if normal is None:
-        return "", AS_STORED
+        return "", Stored(shape)
     plane = ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
     # How far columns and rows (in this order down the table) run along the axes that are looked along.
     along = np.asarray(cosines, float).reshape(2, 3) @ np.array(LOOKED_ALONG[plane], float).T
     swapped = bool(np.abs(along[[0, 1], [1, 0]]).sum() > np.abs(np.diag(along)).sum() + 1e-6)
     across, down = np.diag(along[::-1] if swapped else along)
-    return plane, (swapped, -1 if down < 0 else 1, -1 if across < 0 else 1)
+    return plane, Stored(shape, swapped, -1 if down < 0 else 1, -1 if across < 0 else 1)
 
 
 def _nifti(name: str, content: bytes, plane: str) -> Iterator[Slice]:

@@ -87,17 +87,18 @@ def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> tupl
         return fold, []
     group = groups(table, by_patient=True)
     counts: list[dict[str, Any]] = []
-    for role in ("validation", "train"):  # training rows are apart from the validation part that the first of these gives
+    for role in (
+        "validation",
+        "train",
+    ):  # training rows are apart from the validation part that the first of these gives
         asked = [one for one in further if one.entry.role == role]
         if not asked:
             continue
         held = np.concatenate([fold.train if role == "validation" else fold.validation, fold.test])
         counts += [_left_out(one, held, table, group) for one in asked]
         rows = _apart(np.unique(np.concatenate([one.rows for one in asked])), held, group)
-        if role == "validation":
-            fold = replace(fold, validation=rows)
-        else:
-            fold = replace(fold, train=np.concatenate([fold.train, rows]))
+        changed = {"validation": rows} if role == "validation" else {"train": np.concatenate([fold.train, rows])}
+        fold = replace(fold, **changed)
     return fold, counts
 
 
@@ -109,7 +110,7 @@ def _left_out(one: Further, held: np.ndarray, table: pd.DataFrame, group: np.nda
             f"external.data: {one.entry.data}: all {again} slices for role {one.entry.role} share picture or patient with parts "
             "that they must not meet, and none is left. Take the entry out, or give another set."
         )
-    kinds = {kind: shared[kind] for kind in ("picture", "patient") if kind in shared}
+    kinds: dict[str, Any] = {kind: shared[kind] for kind in ("picture", "patient") if kind in shared}
     return {"data": one.entry.data, "role": one.entry.role, "slices": len(one.rows), "left_out": again, **kinds}
 
 
