@@ -131,12 +131,23 @@ def test_a_grid_ends_when_every_point_was_tried_once(tmp_path):
     assert sorted(int(trial.params["training.batch_size"]) for trial in finished(tmp_path / "out")) == [16, 32]
 
 
+def frozen(folder: Path, **changes) -> str:
+    """File of a recipe of a small backbone, frozen and drawn at random, below a head on means over places."""
+    backbone = {"name": "resnet10t", "weights": "none", "head": "pooled"}
+    small = {"input.size": 30, "model.backbone": backbone, "name": "small", **changes}
+    (folder / "small.toml").write_text(load_recipe("lite0", small).toml())
+    return str(folder / "small.toml")
+
+
 @pytest.mark.slow
-def test_the_best_recipe_trains_to_the_score_that_it_was_chosen_for(tmp_path):
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_best_recipe_trains_to_the_score_that_it_was_chosen_for(stored, tmp_path):
+    """Also on stored features, which are computed once for both."""
     made = tiny_catalogue(tmp_path)
+    heads = {"model.backbone.head": Range(choices=("linear", "pooled"))} if stored else {}
     best = tune(
-        "baseline_cnn",
-        {**SPACE, "training.epochs": Range(low=2, high=6)},
+        frozen(tmp_path) if stored else "baseline_cnn",
+        {**SPACE, **heads, "training.epochs": Range(low=2, high=6)},
         made,
         **{"trials": 3, "out": tmp_path / "out", "protocol": "patient-cv", "pruner": "none", "seed": 3},
         workers=2,
@@ -147,6 +158,7 @@ def test_the_best_recipe_trains_to_the_score_that_it_was_chosen_for(tmp_path):
     answers = answers[(answers["part"] == "validation") & (answers["fold"] == 0)]
     said = answers[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)
     assert balanced_accuracy_score(answers["label"], np.array(CLASSES)[said]) == found["value"]
+    assert len(list(tmp_path.glob("features-*.npy"))) == stored
 
 
 @pytest.mark.slow
@@ -206,7 +218,18 @@ def test_an_impossible_trial_is_passed_over_and_the_last_one_says_why(key, value
 @pytest.mark.parametrize(
     ("recipe", "space", "says"),
     [
-        ("lite0", SPACE, "would compute a frozen backbone anew"),
+        ("lite0", {"model.backbone.unfrozen": Range(choices=(0, 1))}, "features are computed once for all trials"),
+        ("lite0", {"model.backbone.texture.width": Range(low=8, high=16)}, "features are computed once for all trials"),
+        (
+            "lite0",
+            {"input.normalise": Range(choices=("unit", "backbone"))},
+            "features are computed once for all trials",
+        ),
+        (
+            "lite0",
+            {"model.backbone.head": Range(choices=("improved",))},
+            "the recipe's is pooled; keep to heads of one kind",
+        ),
         ("baseline_cnn", {"input.size": Range(choices=(16, 32))}, "every trial sees the recipe's own slices"),
         ("baseline_cnn", {"input": Range(choices=({"size": 16},))}, "input: a search changes single fields"),
         ("baseline_cnn", {"external": Range(choices=([],))}, "external: a search changes single fields"),
@@ -227,6 +250,13 @@ def test_a_wrong_space_is_refused_before_the_storage_is_claimed_for_it(recipe, s
     with pytest.raises(RecipeError, match=says):
         tune(recipe, space, tiny_catalogue(tmp_path), trials=1, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_mirrors_of_a_frozen_recipe_that_has_none_are_refused(tmp_path):
+    recipe = frozen(tmp_path, **{"augment.mirror": 0.0, "training.mirror_average": False})
+    for key, values in (("augment.mirror", (0.0, 0.5)), ("training.mirror_average", (False, True))):
+        with pytest.raises(RecipeError, match=f"{key}: features of mirrors are stored where the recipe mirrors"):
+            tune(recipe, {key: Range(choices=values)}, tiny_catalogue(tmp_path), trials=1, out=tmp_path / "out")
 
 
 def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):

@@ -71,7 +71,7 @@ def test_a_space_that_means_nothing_is_refused_with_the_reason(tmp_path, text, s
 
 
 def test_a_recipe_without_a_space_lists_those_that_have_one():
-    with pytest.raises(RecipeError, match="Shipped for baseline_cnn, compact_cnn, improved_cnn"):
+    with pytest.raises(RecipeError, match="Shipped for baseline_cnn, compact_cnn, improved_cnn, lite0"):
         load_space("fast_cnn")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -31,6 +31,9 @@ from tumorscope.training.identity import environment
 from tumorscope.training.pool import end_with_parent
 from tumorscope.tuning.space import Space, drawn, first, suggested
 
+if TYPE_CHECKING:
+    from tumorscope.training.features import Features
+
 Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["median", "hyperband", "none"]
 STUDY = "tune"
@@ -42,7 +45,7 @@ GROUPED = ("patient-cv", "published-cv", "picture-cv", "clean")
 class Plan:
     """Everything a worker needs. `folds` have empty test parts; `storage` is a journal file or a database URL.
 
-    search : id of the call that the worker belongs to, which trials are marked with
+    search : id of the call that the worker belongs to, which trials are marked with; features : of all slices, where frozen
     """
 
     recipe: str
@@ -56,6 +59,7 @@ class Plan:
     pruner: Pruner
     seed: int
     search: str = ""
+    features: "Features | None" = None
 
 
 def tune(
@@ -95,13 +99,15 @@ def tune(
     nothing = np.empty(0, np.int64)
     blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
     labels = catalogue.table["label"].map(INDEX).to_numpy().astype(np.int64)
+    slices = input_file(catalogue, base.input)
+    features = _features(base, slices, catalogue, say)
     out.mkdir(parents=True, exist_ok=True)
     place = storage or str(out / "journal.log")
     plan = Plan(
         recipe,
         space,
         blind,
-        input_file(catalogue, base.input),
+        slices,
         labels,
         place,
         trials,
@@ -109,6 +115,7 @@ def tune(
         pruner,
         seed,
         uuid.uuid4().hex,
+        features,
     )
     study = _open(plan)
     _claim(
@@ -131,23 +138,20 @@ def need_grouped(protocol: str) -> None:
 def _need_searchable(recipe: str, base: Recipe, space: Space) -> None:
     """Raise `RecipeError` for fields that the recipe lacks, and for what trials would silently leave out.
 
-    All trials see the same slices.
+    All trials see the same slices, and heads on a frozen backbone the same features.
     """
     if base.pixels_of_fold:
         raise RecipeError(f"{base.name}: its slices are made for each fold, which a search does not do; use train")
     if base.external:
         raise RecipeError(f"{base.name}: external: a search has no further sets; take it out")
-    if base.frozen:
-        raise RecipeError(
-            f"{base.name}: a search trains through the network and would compute a frozen backbone anew every epoch; "
-            "set model.backbone.unfrozen, or compare heads with train, which stores the features"
-        )
     pixels = [key for key in space if key.startswith("input.") and key != "input.normalise"]
     if pixels:
         raise RecipeError(f"{pixels[0]}: every trial sees the recipe's own slices; take it out of the space")
     whole = [key for key in space if key == "external" or isinstance(_value(base, key), BaseModel)]
     if whole:
         raise RecipeError(f"{whole[0]}: a search changes single fields; name those in it")
+    if base.frozen:
+        _need_same_features(base, space)
     unfrozen = space.get("model.backbone.unfrozen")
     if unfrozen and 0 in (unfrozen.low, *unfrozen.choices):
         raise RecipeError("model.backbone.unfrozen: a search trains through the network; take 0 out of the space")
@@ -156,6 +160,33 @@ def _need_searchable(recipe: str, base: Recipe, space: Space) -> None:
             "model.backbone.weights: nobody proves a trial's weights apart from the set; take it out of the space"
         )
     first(recipe, space)  # before the storage is claimed for a space with a typo, which mended would be another one
+
+
+def _need_same_features(base: Recipe, space: Space) -> None:
+    """Raise `RecipeError` for fields that change a frozen backbone's features, which are computed once for all trials."""
+    from tumorscope.models.heads import POOLING
+    from tumorscope.training.features import views
+
+    backbone = base.model.backbone
+    assert backbone is not None
+    of_head = ["model.backbone.head"]
+    if backbone.texture:
+        of_head += ["model.backbone.texture.fusion", "model.backbone.texture.width"]
+    for key, values in space.items():
+        of_backbone = key.startswith("model.backbone.") and key not in of_head
+        if of_backbone or key in ("model.name", "input.normalise"):
+            raise RecipeError(
+                f"{key}: a frozen backbone's features are computed once for all trials; take it out of the space"
+            )
+        if key == "model.backbone.head" and len({head in POOLING for head in (backbone.head, *values.choices)}) > 1:
+            raise RecipeError(
+                f"{key}: features are stored as means over places for {' and '.join(POOLING)}, whole for other heads, and "
+                f"the recipe's is {backbone.head}; keep to heads of one kind"
+            )
+        if key in ("augment.mirror", "training.mirror_average") and views(base) == 1:
+            raise RecipeError(
+                f"{key}: features of mirrors are stored where the recipe mirrors; set augment.mirror in it"
+            )
 
 
 def _value(base: Recipe, key: str) -> Any:
@@ -180,6 +211,16 @@ def _need_weights(base: Recipe, catalogue: Catalogue) -> None:
 
     if source := weights_of(base.model.backbone):
         need_apart(source, catalogue)
+
+
+def _features(base: Recipe, slices: Path, catalogue: Catalogue, say: Callable[[str], None]) -> "Features | None":
+    """Stored features of a frozen recipe."""
+    if not base.frozen:
+        return None
+    from tumorscope.training.features import stored_features
+
+    say("Features of the frozen backbone, once for all trials and kept beside the slices")
+    return stored_features(base, slices, catalogue.folder, "cpu")
 
 
 def _open(plan: Plan) -> Any:
@@ -381,14 +422,16 @@ def _finish(study: Any, plan: Plan, trial: Any) -> str:
 def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
     """Balanced validation accuracy of the recipe trained on a fold; the first fold may be pruned by that of its epochs."""
     import optuna
-    import torch
     from sklearn.metrics import balanced_accuracy_score
 
     from tumorscope.training.fold import open_fabric
-    from tumorscope.training.loop import fit, predict
+    from tumorscope.training.loop import Part, fit, predict
 
-    images = np.load(plan.pixels, mmap_mode="r")
-    train, validation = ((images[rows], plan.labels[rows]) for rows in (fold.train, fold.validation))
+    def part(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = plan.features.rows(rows) if plan.features else np.load(plan.pixels, mmap_mode="r")[rows]
+        return inputs, plan.labels[rows]
+
+    train, validation = part(fold.train), part(fold.validation)
 
     def report(row: dict[str, float]) -> None:
         if trial is None:
@@ -398,8 +441,9 @@ def _score(recipe: Recipe, plan: Plan, fold: Fold, trial: Any) -> float:
             raise optuna.TrialPruned
 
     fabric = open_fabric("cpu", recipe.training.precision)
-    module, _ = fit(recipe, plan.seed, train, validation, fabric=fabric, report=report)
-    said = predict(module, torch.from_numpy(np.array(validation[0])[:, None]), recipe.training.mirror_average)
+    shape = plan.features.shape if plan.features else None
+    module, _ = fit(recipe, plan.seed, train, validation, features=shape, fabric=fabric, report=report)
+    said = predict(module, Part.of(*validation, fabric.device).images, recipe.training.mirror_average)
     return float(balanced_accuracy_score(validation[1], said.numpy().argmax(1)))
 
 
