@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 from sklearn.metrics import roc_auc_score
 from tests.inference.test_reading import CROSSED, dicom, volume
 from typer.testing import CliRunner
@@ -191,7 +194,10 @@ def test_the_peak_is_told_where_sure_pixels_share_the_maps_highest_level():
 
 WITHOUT_EXTRAS = """
 import sys
-for name in ("torch", "sklearn", "scipy", "matplotlib", "timm", "lightning_fabric", "optuna", "h5py", "jinja2"):
+for name in (
+    *("torch", "sklearn", "scipy", "matplotlib", "timm", "lightning_fabric", "optuna", "h5py", "jinja2"),
+    *("pylibjpeg", "libjpeg", "openjpeg", "rle"),
+):
     sys.modules[name] = None  # importing it fails, as where it is not installed
 from tumorscope.cli.main import main
 main()
@@ -205,6 +211,21 @@ def test_the_base_installation_answers_offline(heads, tmp_path):
     assert done.returncode == 0, done.stderr
     (one,) = json.loads(done.stdout)
     assert one["status"] in STATUSES - {"error"}
+
+
+def test_the_base_installation_reads_dicom_and_nifti(tmp_path):
+    """Both readers are dependencies; of compressions it knows some, and says what the others need."""
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {"nibabel", "pydicom"} <= {one.partition(">")[0] for one in declared}
+    names = ("MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm")
+    files = [str(get_testdata_file(name)) for name in names]
+    nibabel.Nifti1Image(np.zeros((40, 40, 1), np.int16), np.eye(4)).to_filename(tmp_path / "v.nii")
+    ask = [sys.executable, "-c", WITHOUT_EXTRAS, "predict", *files, str(tmp_path / "v.nii"), "--format", "json"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["status"] == "error" for one in found] == [False, False, False, True, False]
+    assert "tumorscope[medical]" in found[3]["reasons"][0]
 
 
 def test_the_base_installation_scores_a_package(made, tmp_path):

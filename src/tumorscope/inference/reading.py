@@ -278,7 +278,7 @@ def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
             raise ValueError(f"more than {MAX_ELEMENTS:,} elements")
         return tag > last
 
-    named = [Tag(one) for one in tags] if tags else None
+    named: list[Any] | None = [Tag(one) for one in tags] if tags else None
     found = read_partial(io.BytesIO(content), ended, force=True, specific_tags=named)
     if "TransferSyntaxUID" not in found.file_meta:
         implicit, little = found.original_encoding
@@ -291,11 +291,16 @@ def _check_frames(name: str, whole: Any, frames: int, rows: int, columns: int) -
     """Refuse compressed frames of another number or size than the header says, which would be decoded before it is seen."""
     from pydicom import uid
     from pydicom.encaps import generate_frames
+    from pydicom.pixels import get_decoder
 
     syntax = whole.file_meta.TransferSyntaxUID
     coded = syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
     if not coded and syntax != uid.RLELossless:
         return
+    if not get_decoder(syntax).is_available:
+        raise InputRejected(
+            name, syntax.name, "a compression that is not installed", "pip install 'tumorscope[medical]'"
+        )
     table = whole.get("ExtendedOffsetTable"), whole.get("ExtendedOffsetTableLengths")
     found = generate_frames(whole.PixelData, number_of_frames=frames, extended_offsets=table if all(table) else None)
     for number, frame in enumerate(found, start=1):
