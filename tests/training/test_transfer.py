@@ -18,16 +18,18 @@ from tumorscope.api import train
 from tumorscope.audit.apart import apart
 from tumorscope.cli.main import app
 from tumorscope.config import Backbone, Input, Pretrain, parse_recipe
-from tumorscope.data.cache import input_file, input_pixels
+from tumorscope.data.cache import input_file, input_pixels, write_pixels
 from tumorscope.data.catalogue import extend, join
 from tumorscope.data.decode import as_input
 from tumorscope.data.folder import read_pictures
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch, SplitLeak, TumorscopeError
+from tumorscope.evaluation.assemble import SHOWN_SIZE, report_of
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
-from tumorscope.models.weights import Source, read_source
-from tumorscope.training.checkpoint import save_weights
+from tumorscope.models.weights import Source, file_sha256, read_source
+from tumorscope.training.checkpoint import read_weights, save_weights
 from tumorscope.training.features import stored_features
+from tumorscope.training.fold import BACKBONE
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
 from tumorscope.training.pretrain import ORIGIN, fold_weights, need_apart, pretrain
@@ -169,7 +171,7 @@ def test_under_cross_validation_each_fold_learns_weights_on_its_own_training_sli
     def stands_in(recipe, images, labels, file, header, *, seed, device, progress):
         drawn = make_features(Backbone(name="resnet10t", weights="none", seed=len(given)), 32, None)
         save_weights(file, drawn.state_dict(), header)
-        given[str(file)] = images
+        given[file_sha256(file)] = images
 
     monkeypatch.setattr("tumorscope.training.pretrain.pretrain", stands_in)
     (run,) = train_runs(chosen, data, "patient-cv", [0], runs=tmp_path / "runs", workers=1)
@@ -180,7 +182,35 @@ def test_under_cross_validation_each_fold_learns_weights_on_its_own_training_sli
     for number, folder in enumerate(folders):
         header = read_source(folder / "weights.safetensors", "resnet10t").header
         held = [rows[path] for path in scored.loc[scored["fold"] == number, "path"]]
-        np.testing.assert_array_equal(given.pop(header["backbone"]), np.delete(slices, held, axis=0))
+        np.testing.assert_array_equal(given.pop(header["backbone_sha256"]), np.delete(slices, held, axis=0))
+
+
+def test_a_run_of_a_backbone_that_its_fold_learnt_is_whole_without_the_cache_and_elsewhere(tmp_path, monkeypatch):
+    """The run is moved and the cache deleted; the learning itself is stood in for."""
+    chosen = recipe("learnt", {"weights": "pretrain"}, training={"epochs": 1, "batch_size": 64})
+    data = tiny_catalogue(tmp_path / "data")
+
+    def stands_in(recipe, images, labels, file, header, *, seed, device, progress):
+        drawn = make_features(Backbone(name="resnet10t", weights="none", seed=5), 32, None)
+        save_weights(file, drawn.state_dict(), header)
+
+    monkeypatch.setattr("tumorscope.training.pretrain.pretrain", stands_in)
+    (run,) = train_runs(chosen, data, "official", [0], runs=tmp_path / "runs", workers=1)
+    images = torch.from_numpy(np.array(input_pixels(data, chosen.input))[:, None])
+    before = predict(load_network(run / "fold-0", chosen), images)
+    (learnt,) = (tmp_path / "data").glob("weights-*.safetensors")
+    learnt.unlink()
+    moved = run.rename(tmp_path / "moved")
+    assert torch.equal(predict(load_network(moved / "fold-0", chosen), images), before)
+    header = read_source(moved / "fold-0" / "weights.safetensors", "resnet10t").header
+    assert str(tmp_path) not in json.dumps(header)
+    write_pixels(data, SHOWN_SIZE, np.zeros((76, SHOWN_SIZE, SHOWN_SIZE), np.uint8))
+    assert report_of([moved], data, tmp_path / "report").exists()
+    # A run from before the weights lay there says where they are.
+    (moved / "fold-0" / BACKBONE).rename(learnt)
+    tensors, _ = read_weights(moved / "fold-0" / "weights.safetensors")
+    save_weights(moved / "fold-0" / "weights.safetensors", tensors, header | {"backbone": str(learnt)})
+    assert torch.equal(predict(load_network(moved / "fold-0", chosen), images), before)
 
 
 @pytest.mark.parametrize("method", ["simclr", "barlow_twins", "labels"])

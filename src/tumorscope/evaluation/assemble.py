@@ -17,7 +17,7 @@ from tumorscope.evaluation.evaluate import by_model, comparison_rows, difference
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
 from tumorscope.evaluation.scores import worst_mistakes
 from tumorscope.labels import CLASSES, INDEX
-from tumorscope.models.registry import build, layer_table
+from tumorscope.models.registry import build, drawn_at_random, layer_table
 from tumorscope.protocols import folds
 from tumorscope.training.identity import environment
 from tumorscope.training.runs import read_predictions
@@ -92,7 +92,7 @@ def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSectio
     recipe = load_recipe(first / "recipe.toml")
     predictions = read_predictions(first)
     histories = [pd.read_csv(file) for one in several for file in sorted(one["run"].glob("fold-*/history.csv"))]
-    layers = layer_table(build(recipe.model, recipe.input.size), recipe.input.size)
+    layers = layer_table(build(drawn_at_random(recipe.model), recipe.input.size), recipe.input.size)
     return ModelSection(
         name=recipe.name,
         layers=[(layer.name, " x ".join(map(str, layer.output)), layer.parameters) for layer in layers],

@@ -1,6 +1,7 @@
 """One fold: train it, predict, write its weights, history and predictions. What a worker process is given to do."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tumorscope.training.features import Features
     from tumorscope.training.prepare import Source
 
+#: File in a fold's folder with the weights of a frozen backbone that were learnt on its training slices.
+BACKBONE = "backbone.safetensors"
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 
@@ -125,7 +128,10 @@ def _with_fold_pixels(job: Job, report: Report) -> Job:
 
 
 def _with_fold_features(job: Job, report: Report) -> Job:
-    """The job with weights learnt on its own training slices where the recipe asks for that, and with stored features."""
+    """The job with weights learnt on its own training slices where the recipe asks for that, and with stored features.
+
+    A frozen backbone's are kept beside its head, so that the run does not need the cache that they were learnt in.
+    """
     recipe, backbone = job.recipe, job.recipe.model.backbone
     if backbone is None or job.features is not None:
         return job
@@ -134,13 +140,22 @@ def _with_fold_features(job: Job, report: Report) -> Job:
 
     say = partial(progress_of, report)
     if backbone.weights == "pretrain":
-        file = fold_weights(recipe, job.pixels, job.labels, job.fold.train, job.seed, job.device, say)
+        file = job.folder / BACKBONE
+        if not file.exists():
+            learnt = fold_weights(recipe, job.pixels, job.labels, job.fold.train, job.seed, job.device, say)
+            file = _copied(learnt, file) if recipe.frozen else learnt
         recipe = fold_recipe(recipe, str(file))
     if not recipe.frozen:
         return replace(job, recipe=recipe)
     work = f"Features of {backbone.name}, {job.run.name} fold {job.fold.index}"
     features = stored_features(recipe, job.pixels, job.pixels.parent, job.device, say(work, "slices"))
-    return replace(job, recipe=recipe, features=features)
+    return replace(job, features=features)
+
+
+def _copied(file: Path, place: Path) -> Path:
+    with replacing(place) as temporary:
+        shutil.copyfile(file, temporary)
+    return place
 
 
 def progress_of(report: Report, work: str, unit: str) -> Callable[[int, int], None]:
@@ -158,8 +173,10 @@ def _write_fold(job: Job, module: "nn.Module", history: list[dict[str, float]], 
         for name, rows in (("validation", job.fold.validation), ("test", job.fold.test)):
             chances = predict(module, _tensor(_inputs(job, rows), fabric.device), job.recipe.training.mirror_average)
             frames.append(_predictions(job, name, rows, chances.numpy()))
-    weights = {"backbone": job.features.weights, "backbone_sha256": job.features.sha256} if job.features else {}
-    header = {"recipe": job.recipe.model_dump_json(), **weights}
+    header = {"recipe": job.recipe.model_dump_json()}
+    if job.features:
+        own = (job.folder / BACKBONE).exists()
+        header |= {"backbone": BACKBONE if own else job.features.weights, "backbone_sha256": job.features.sha256}
     save_weights(job.folder / "weights.safetensors", module.state_dict(), header)
     write_csv(job.folder / "history.csv", pd.DataFrame(history))
     write_csv(job.folder / "predictions.csv", pd.concat(frames, ignore_index=True))

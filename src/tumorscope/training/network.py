@@ -11,6 +11,7 @@ from tumorscope.errors import RunMismatch, TumorscopeError
 from tumorscope.labels import CLASSES
 from tumorscope.models.registry import build, drawn_at_random
 from tumorscope.training.checkpoint import read_weights
+from tumorscope.training.fold import BACKBONE
 
 #: Pixels of slices that pass through a network at once outside training, by device. On a GPU a memory limit: VGG16 needs 9 KB a
 #: pixel. On a CPU few, since maps that leave its cache, and memory that is asked for anew, cost time.
@@ -127,7 +128,8 @@ def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
     assert recipe.model.backbone is not None
     if recipe.model.backbone.texture:
         raise TumorscopeError(f"{fold}: texture is computed outside the network, so it cannot be used on pixels alone.")
-    recipe = fold_recipe(recipe, header.get("backbone", ""))
+    own = fold / BACKBONE  # runs made before it was kept there name a file elsewhere
+    recipe = fold_recipe(recipe, str(own) if own.exists() else header.get("backbone", ""))
     assert recipe.model.backbone is not None
     now = weights_sha256(recipe.model.backbone, weights_of(recipe.model.backbone))
     if header.get("backbone_sha256", now) != now:

@@ -1,7 +1,7 @@
 """Runs: one recipe under one protocol with one seed, a folder each. Folds of all runs are trained side by side and resume.
 
 A run folder holds recipe.toml, environment.json, predictions.csv (a row a slice), scores.json and, for each fold, its
-history, weights and (while it trains) a checkpoint.
+history, weights, those of a frozen backbone that it has learnt, and (while it trains) a checkpoint.
 """
 
 import json
