@@ -97,8 +97,8 @@ def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> tupl
         held = np.concatenate([fold.train if role == "validation" else fold.validation, fold.test])
         counts += [_left_out(one, held, table, group) for one in asked]
         rows = _apart(np.unique(np.concatenate([one.rows for one in asked])), held, group)
-        changed = {"validation": rows} if role == "validation" else {"train": np.concatenate([fold.train, rows])}
-        fold = replace(fold, **changed)
+        more = np.concatenate([fold.train, rows])
+        fold = replace(fold, validation=rows) if role == "validation" else replace(fold, train=more)
     return fold, counts
 
 
