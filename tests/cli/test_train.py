@@ -69,7 +69,7 @@ def test_an_external_set_is_tested_without_what_training_holds_again(sets, tmp_p
     # Without the other set its slices are not there.
     alone = invoke(tmp_path, monkeypatch, "compare", run, *where[:2], "--out", tmp_path / "alone")
     assert isinstance(alone.exception, RunMismatch)
-    assert "scored on slices that one does not hold. Give the run's --data." in str(alone.exception)
+    assert "scored on slices that one does not hold. Give the run's --data, and --test-data too" in str(alone.exception)
 
 
 @pytest.mark.parametrize(
