@@ -46,8 +46,8 @@ LITE: dict[str, Any] = {
 LOOK = {"augment.curve": 0.2, "augment.blur": 0.012}
 NONE = {"augment.paste": 0.0, "augment.remove": 0.0, "augment.seam": 0.0}
 PASTE = {"augment.paste": 0.5, "augment.remove": 0.0}
+#: With `LITE` and `LOOK` what `region_lite` is, but for its length.
 BETWEEN = {"augment.paste": 0.4, "augment.remove": 0.15}
-#: With `LITE`, `LOOK`, `BETWEEN` and 30 epochs what `region_lite` is.
 FILE = {"augment.compression": 0.7, "augment.resolution": 0.4}
 DESIGNS: dict[str, dict[str, Any]] = {
     "lite": LITE,

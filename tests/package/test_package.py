@@ -18,7 +18,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tests.inference.test_reading import dicom
 from tests.inference.test_record import matlab
+from typer.testing import CliRunner
 
+from tumorscope.cli.main import app
 from tumorscope.config import load_recipe
 from tumorscope.data import known
 from tumorscope.data.decode import decode
@@ -92,6 +94,20 @@ def test_the_card_holds_what_the_finished_package_says_of_another_collection(mad
     assert f"{found['presence']['auc']:.2f} (" in line
     header = package.model_card.splitlines()[package.model_card.splitlines().index(line) - 2]
     assert line.count("|") == header.count("|")
+    # The same is added to a finished package, once however often it is asked.
+    finished = shutil.copytree(made[0], tmp_path / "finished")
+    for _ in range(2):
+        answer = CliRunner().invoke(app, ["export", str(finished), "--external", str(other)], catch_exceptions=False)
+        assert answer.exit_code == 0, answer.output
+    added = load_package(finished)
+    assert added.card == load_package(made[0]).card | {
+        "external": [told],
+        "not_measured": package.card["not_measured"],
+    }
+    assert line in added.model_card.splitlines()
+    assert added.graph == load_package(made[0]).graph
+    assert load_package(finished.with_name("finished.tumorscope")).card == added.card
+    assert CliRunner().invoke(app, ["export", str(finished)]).exit_code == 2
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -465,10 +481,6 @@ def test_a_class_that_never_comes_is_left_as_it_is():
 
 
 def test_a_package_is_scored_on_labelled_data_with_what_it_refused_counted(made, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
-
-    from tumorscope.cli.main import app
-
     folder, catalogue, _ = made
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
     ask = ["evaluate", "--package", str(folder), "--data", str(catalogue.origin), "--out", str(tmp_path / "out")]
@@ -495,10 +507,6 @@ def test_the_files_of_a_training_set_are_those_of_its_pictures_copies_and_mirror
 
 def test_slices_of_the_training_set_are_counted_and_the_others_scored_apart(made, tmp_path, monkeypatch):
     """Four training slices and two of them stored anew, whose bytes are new: four of six, and with them gone four of four."""
-    from typer.testing import CliRunner
-
-    from tumorscope.cli.main import app
-
     folder, catalogue, _ = made
     source, data, chances = catalogue.source(), tmp_path / "data", dict.fromkeys(CLASSES, 0.1)
 
@@ -556,10 +564,6 @@ def test_slices_of_the_training_set_are_counted_and_the_others_scored_apart(made
 
 def test_slices_of_known_kinds_are_scored_beside_others_and_an_unread_file_ends_in_1(tmp_path, monkeypatch):
     """One of yes/ beside a glioma, a meningioma taken for one, and a free slice: two of three right, presence of four."""
-    from typer.testing import CliRunner
-
-    from tumorscope.cli.main import app
-
     names = ("glioma/a.png", "meningioma/b.png", "notumor/c.png", "yes/d.png")
     for name in names:
         (tmp_path / name).parent.mkdir()
@@ -702,9 +706,6 @@ def test_tumours_of_an_unknown_kind_are_scored_as_present_or_not(made, tmp_path,
     """Folders yes/ and no/, as two well-known sets have them: presence is scored, kinds are not; training does not see yes/."""
     import zipfile
 
-    from typer.testing import CliRunner
-
-    from tumorscope.cli.main import app
     from tumorscope.data.catalogue import load_catalogue
 
     folder, catalogue, _ = made
@@ -763,11 +764,9 @@ def test_a_backbone_with_a_pooling_head_makes_a_package(made, tmp_path):
 
 def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
     """Trained, made a package of, asked, compared with heat maps, and its regions scored against masks."""
-    from typer.testing import CliRunner
 
     from tumorscope.api import train
     from tumorscope.audit.identify import with_pictures
-    from tumorscope.cli.main import app
     from tumorscope.data.catalogue import load_catalogue
     from tumorscope.data.phantom import write_phantom
     from tumorscope.evaluation.explain import explain_run

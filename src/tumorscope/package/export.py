@@ -23,7 +23,7 @@ from tumorscope.inference.gate import LOOK, layout
 from tumorscope.labels import CLASSES, INDEX, LABELS
 from tumorscope.models.heads import POOLING
 from tumorscope.package.calibration import answered, calibration, fits_of_folds
-from tumorscope.package.card import FORMAT, write_package
+from tumorscope.package.card import FORMAT, load_package, write_package
 from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
 from tumorscope.package.model_card import QUESTIONS, model_card
@@ -102,16 +102,25 @@ def export_run(
         f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
     }
     np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
-    parts = {"model.onnx": graph, "gate.npz": statistics_file.getvalue()}
     write_bytes(out.with_name(f"{out.name}-reliability.svg"), reliability_of(recipe.name, predictions))
-    made = _written(out, parts, card)
-    if external:
-        for data in external:
-            say(f"Asking the package about {data.stem}")
-            card["external"].append(_asked(out, data))
-        card["not_measured"].pop("external", None)
-        made = _written(out, parts, card)
-    return made
+    made = _written(out, {"model.onnx": graph, "gate.npz": statistics_file.getvalue()}, card)
+    return add_external(out, external, say) if external else made
+
+
+def add_external(package: Path, external: Sequence[Path], say: Callable[[str], None] = lambda _: None) -> Path:
+    """Ask a package folder about other collections and put what it says on its card; the package as one file beside it.
+
+    Its graph and gate stay as they are. An answer of before about a set of the same name goes. Raises what `load_package` does.
+    """
+    card = load_package(package).card
+    kept = {name: (package / name).read_bytes() for name in ("model.onnx", "gate.npz")}
+    for data in external:
+        say(f"Asking the package about {data.stem}")
+        asked = _asked(package, data)
+        others = [one for one in card.get("external", []) if one["data"]["name"] != asked["data"]["name"]]
+        card["external"] = [*others, asked]
+    card["not_measured"].pop("external", None)
+    return _written(package, kept, card)
 
 
 def _written(out: Path, parts: dict[str, bytes], card: dict[str, Any]) -> Path:
