@@ -394,7 +394,7 @@ def test_the_card_says_what_the_model_is_made_of_and_for(made):
         "pituitary": "127024001",
     }
     assert "research" in card["use"]
-    assert len(card["limits"]) == 3
+    assert len(card["limits"]) == 4
 
 
 def test_temperature_and_offsets_of_answers_twice_too_sure_and_shifted_come_back():

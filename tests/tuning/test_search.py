@@ -79,7 +79,7 @@ def test_killed_with_four_workers_no_trial_is_lost_and_none_is_done_twice(tmp_pa
     command = [sys.executable, "-c", ASK, str(tmp_path), str(trials)]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with subprocess.Popen(command, env=environment, cwd=root, start_new_session=True) as process:
-        for _ in range(1200):
+        while process.poll() is None:  # four processes that load torch take their time on a busy machine
             time.sleep(0.1)
             if (tmp_path / "out" / "journal.log").exists() and any(
                 t.state.is_finished() for t in finished(tmp_path / "out")
