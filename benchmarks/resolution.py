@@ -4,7 +4,8 @@ python benchmarks/resolution.py --data ARCHIVE [--sizes 30 64 96 128] [--epochs 
 
 For every doubling of the side a stage of half the width is put before the others, so that a larger slice meets the same
 network behind it. Everything else is the recipe's, but for epochs, precision and batches of 32 (more steps in fewer epochs), all
-of which are the same at every size. Finished folds are kept.
+of which are the same at every size. Finished folds are kept. Seconds and memory are measured apart, on one core with nothing else
+on the machine.
 """
 
 import argparse
@@ -44,15 +45,18 @@ def main() -> None:
         recipe = ts.load_recipe("compact_cnn", at(size, arguments.epochs) | precision)
         runs = ts.train(recipe, catalogue, "patient-cv", range(arguments.seeds), runs=arguments.runs, resume=True)
         scored = next(row for row in comparison_rows(runs) if row["part"] == "test")
-        seconds = [pd.read_csv(file)["seconds"].sum() for run in runs for file in run.glob("fold-*/history.csv")]
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            memory = pool.submit(peak_memory, at(size, 1) | precision, arguments.data).result()
+            seconds, memory = pool.submit(cost, at(size, 2) | precision, arguments.data).result()
         rows.append(
             {
                 **{"epochs": recipe.training.epochs, "precision": recipe.training.precision},
                 **{name: scored[name] for name in ("seeds", "accuracy_mean", "accuracy_low", "accuracy_high")},
                 "balanced_accuracy_mean": scored["balanced_accuracy_mean"],
-                **{"size": size, "filters": list(recipe.model.filters), "seconds_a_fold": float(np.mean(seconds))},
+                **{
+                    "size": size,
+                    "filters": list(recipe.model.filters),
+                    "seconds_a_fold": seconds * recipe.training.epochs,
+                },
                 **{"threads": recipe.training.threads, "memory_gb": memory},
             }
         )
@@ -70,8 +74,8 @@ def at(size: int, epochs: int) -> dict[str, Any]:
     return {**changes, "training.epochs": epochs, "training.batch_size": 32}
 
 
-def peak_memory(changes: dict[str, Any], data: str) -> float:
-    """GB of this process, which reads the slices of one fold and trains on them for an epoch."""
+def cost(changes: dict[str, Any], data: str) -> tuple[float, float]:
+    """Seconds of an epoch on one fold's slices, the second of two, and GB of this process, which does nothing else."""
     from tumorscope.data.cache import input_pixels
     from tumorscope.labels import INDEX
     from tumorscope.training.fold import open_fabric
@@ -82,8 +86,8 @@ def peak_memory(changes: dict[str, Any], data: str) -> float:
     images, labels = input_pixels(catalogue, recipe.input), catalogue.table["label"].map(INDEX).to_numpy(np.int64)
     fold = ts.folds("patient-cv", catalogue.table, 0)[0]
     train, validation = ((np.asarray(images[rows]), labels[rows]) for rows in (fold.train, fold.validation))
-    fit(recipe, 0, train, validation, fabric=open_fabric("cpu", recipe.training.precision))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    _, history = fit(recipe, 0, train, validation, fabric=open_fabric("cpu", recipe.training.precision))
+    return history[-1]["seconds"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @styled
