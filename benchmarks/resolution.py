@@ -99,7 +99,7 @@ def drawn(table: pd.DataFrame) -> Figure:
     scores.errorbar(table["size"], middle, yerr=spread, fmt="o-", color="#0072B2", label="accuracy")
     scores.plot(table["size"], table["balanced_accuracy_mean"], "s--", color="#D55E00", label="balanced accuracy")
     scores.set_ylabel("under patient-cv")
-    scores.legend()
+    scores.legend(loc="lower right")
     cost.plot(table["size"], table["seconds_a_fold"], "o-", color="#4D4D4D")
     cost.set_ylabel("seconds a fold")
     memory.plot(table["size"], table["memory_gb"], "o-", color="#4D4D4D")
