@@ -86,9 +86,8 @@ def _in_order(files: list[str]) -> list[str]:
     """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
     places: dict[Path, list[int]] = defaultdict(list)
     for number, file in enumerate(files):
-        if (
-            file != "-" and Path(file).is_file() and _is_dicom(Path(file))
-        ):  # what is no file, a pipe say, can be read once
+        # What is no file, a pipe say, can be read once.
+        if file != "-" and Path(file).is_file() and _is_dicom(Path(file)):
             places[Path(file).parent].append(number)
     ordered = list(files)
     for numbers in places.values():

@@ -87,18 +87,17 @@ def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> tupl
         return fold, []
     group = groups(table, by_patient=True)
     counts: list[dict[str, Any]] = []
-    for role in (
-        "validation",
-        "train",
-    ):  # training rows are apart from the validation part that the first of these gives
+    # Training rows are apart from the validation part that the first role gives.
+    for role in ("validation", "train"):
         asked = [one for one in further if one.entry.role == role]
         if not asked:
             continue
         held = np.concatenate([fold.train if role == "validation" else fold.validation, fold.test])
         counts += [_left_out(one, held, table, group) for one in asked]
         rows = _apart(np.unique(np.concatenate([one.rows for one in asked])), held, group)
-        more = np.concatenate([fold.train, rows])
-        fold = replace(fold, validation=rows) if role == "validation" else replace(fold, train=more)
+        if role == "train":
+            rows = np.concatenate([fold.train, rows])
+        fold = replace(fold, validation=rows) if role == "validation" else replace(fold, train=rows)
     return fold, counts
 
 
