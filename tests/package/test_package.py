@@ -32,7 +32,7 @@ from tumorscope.inference.reading import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
-from tumorscope.package.export import export_run, files_of
+from tumorscope.package.export import add_to_card, export_run, files_of
 from tumorscope.package.limits import statistics
 from tumorscope.training.network import load_network
 
@@ -71,6 +71,38 @@ def test_the_card_lists_every_protocol_with_scores_or_the_command_that_would_say
     assert "not measured: `tumorscope train compact_cnn --data ARCHIVE --protocol clean`" in line
     header = next(line for line in package.model_card.splitlines() if line.startswith("| protocol"))
     assert line.count("|") == header.count("|")
+
+
+def test_scores_of_later_runs_are_added_to_a_finished_package(made, tmp_path):
+    """As if they had been there at its making; a run of another recipe, other data or patient-cv is refused."""
+    _, catalogue, runs = made
+    package = tmp_path / "early"
+    export_run(runs["all"], [runs["patient-cv"]], catalogue, package)
+    before = load_package(package)
+    for _ in range(2):
+        ended = CliRunner().invoke(app, ["export", str(package), "--scores", str(runs["official"])])
+        assert ended.exit_code == 0, ended.output
+    after, whole = load_package(package), load_package(made[0])
+    added, together = (sorted(one.card["scores"], key=lambda row: row["protocol"]) for one in (after, whole))
+    assert added == together
+    assert after.card["not_measured"] == whole.card["not_measured"]
+    unchanged = before.card.keys() - {"scores", "not_measured"}
+    assert {name: after.card[name] for name in unchanged} == {name: before.card[name] for name in unchanged}
+    assert (after.graph, after.model_card.count("| official |")) == (before.graph, 1)
+    assert "not measured: `tumorscope train compact_cnn --data ARCHIVE --protocol official`" not in after.model_card
+    for change, reason in (
+        ({"protocol": "patient-cv"}, "which .* is calibrated with"),
+        ({"recipe": {**whole.card["recipe"], "title": "", "training": {"epochs": 3}}}, "another recipe"),
+        ({"data": {"name": "other", "digest": "0"}}, "trained on other, other bytes"),
+    ):
+        run = shutil.copytree(runs["official"], tmp_path / f"changed-{len(list(tmp_path.iterdir()))}")
+        facts = json.loads((run / "environment.json").read_text())
+        (run / "environment.json").write_text(json.dumps(facts | change))
+        with pytest.raises(RunMismatch, match=reason):
+            add_to_card(package, [run])
+    missing = CliRunner().invoke(app, ["export", str(package), "--scores", str(tmp_path / "none")])
+    assert (missing.exit_code, "no finished run there" in str(missing.exception)) == (1, True)
+    assert load_package(package).card == after.card
 
 
 def test_the_card_holds_what_the_finished_package_says_of_another_collection(made, tmp_path):

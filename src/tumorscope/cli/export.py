@@ -12,7 +12,8 @@ def export(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Run folder of the model, trained with --protocol all; or a package folder, whose card --external is added to."
+            help="Run folder of the model, trained with --protocol all; or a package folder, whose card --scores and "
+            "--external are added to."
         ),
     ],
     scores: Annotated[
@@ -31,20 +32,31 @@ def export(
 ) -> None:
     """Make a model package: graph, card, calibration, gate and model card, as a folder and as one file beside it."""
     from tumorscope.config import load_recipe
-    from tumorscope.errors import DataNotFound
 
     if (run / "card.json").exists():
-        if scores or out or not external:
-            raise typer.BadParameter("to a package --external alone is added", param_hint="RUN")
-        from tumorscope.package.export import add_external
+        if out or not (scores or external):
+            raise typer.BadParameter("to a package --scores or --external is added, in its place", param_hint="RUN")
+        for one in scores or ():
+            _need_finished(one)
+        from tumorscope.package.export import add_to_card
 
-        typer.echo(add_external(run, external, say).resolve())
+        typer.echo(add_to_card(run, scores or (), external or (), say).resolve())
         return
-    if not (run / "predictions.csv").exists():
-        raise DataNotFound(f"{run}: no finished run there. Train one with tumorscope train RECIPE --protocol all")
+    for one in (run, *(scores or ())):
+        _need_finished(one)
     recipe = load_recipe(run / "recipe.toml")
     catalogue = name_pictures(open_catalogue(data, classes, (30,)))
     from tumorscope.package.export import export_run
 
     made = export_run(run, scores or (), catalogue, out or Path("packages") / recipe.name, say, external or ())
     typer.echo(made.resolve())
+
+
+def _need_finished(run: Path) -> None:
+    from tumorscope.errors import DataNotFound
+
+    if not (run / "predictions.csv").exists():
+        raise DataNotFound(
+            f"{run}: no finished run there. Train one with tumorscope train RECIPE, for the model itself "
+            "with --protocol all."
+        )

@@ -104,22 +104,45 @@ def export_run(
     np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
     write_bytes(out.with_name(f"{out.name}-reliability.svg"), reliability_of(recipe.name, predictions))
     made = _written(out, {"model.onnx": graph, "gate.npz": statistics_file.getvalue()}, card)
-    return add_external(out, external, say) if external else made
+    return add_to_card(out, external=external, say=say) if external else made
 
 
-def add_external(package: Path, external: Sequence[Path], say: Callable[[str], None] = lambda _: None) -> Path:
-    """Ask a package folder about other collections and put what it says on its card; the package as one file beside it.
+def add_to_card(
+    package: Path,
+    scored: Sequence[Path] = (),
+    external: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Put scores of further runs and answers about other collections on a package folder's card; the package as one file.
 
-    Its graph and gate stay as they are. An answer of before about a set of the same name goes. Raises what `load_package` does.
+    scored : runs of the package's recipe and data, of any protocol but patient-cv, whose slices the answers are calibrated with
+    external : folders or archives of other collections
+
+    Graph and gate stay as they are. Scores of before under the same protocol go, and answers of before about a set of the same
+    name. Raises `RunMismatch` where a run does not belong to the package, and what `load_package` does.
     """
     card = load_package(package).card
     kept = {name: (package / name).read_bytes() for name in ("model.onnx", "gate.npz")}
+    for run in scored:
+        facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        _need_the_same_recipe(run, facts, Recipe.model_validate(card["recipe"]), package)
+        if facts["protocol"] != "external" and facts["data"]["digest"] != card["data"]["digest"]:
+            raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {package}.")
+        if facts["protocol"] == "patient-cv":
+            raise RunMismatch(
+                f"{run}: of patient-cv, which {package} is calibrated with. Export its run again with --scores {run}."
+            )
+    added = _scores(scored)
+    protocols = {row["protocol"] for row in added}
+    card["scores"] = [row for row in card["scores"] if row["protocol"] not in protocols] + added
+    card["not_measured"] = _not_measured(card["name"], {row["protocol"] for row in card["scores"]})
     for data in external:
         say(f"Asking the package about {data.stem}")
         asked = _asked(package, data)
         others = [one for one in card.get("external", []) if one["data"]["name"] != asked["data"]["name"]]
         card["external"] = [*others, asked]
-    card["not_measured"].pop("external", None)
+    if card["external"]:
+        card["not_measured"].pop("external", None)
     return _written(package, kept, card)
 
 
@@ -227,9 +250,7 @@ def _check(
     cv = []
     for one in scored:
         other = json.loads((one / "environment.json").read_text())
-        mine = Recipe.model_validate(other["recipe"]).model_copy(update={"name": "", "title": ""})
-        if mine != recipe.model_copy(update={"name": "", "title": ""}):
-            raise RunMismatch(f"{one}: another recipe than {run}; its scores would not be this model's.")
+        _need_the_same_recipe(one, other, recipe, run)
         if other["data"]["digest"] == facts["data"]["digest"]:
             _need_the_same_folds(one, recipe, other, catalogue)
             if other["protocol"] == "patient-cv":
@@ -240,6 +261,12 @@ def _check(
             f"Train it with tumorscope train {run / 'recipe.toml'} --protocol patient-cv"
         )
     return cv
+
+
+def _need_the_same_recipe(run: Path, facts: dict[str, Any], recipe: Recipe, of: Path) -> None:
+    unnamed = {"name": "", "title": ""}
+    if Recipe.model_validate(facts["recipe"]).model_copy(update=unnamed) != recipe.model_copy(update=unnamed):
+        raise RunMismatch(f"{run}: another recipe than {of}; its scores would not be this model's.")
 
 
 def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> None:
