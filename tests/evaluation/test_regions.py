@@ -39,6 +39,27 @@ class Known(torch.nn.Module):
         return pixels.mean(dim=(2, 3)), pixels
 
 
+class Left(torch.nn.Module):
+    """Evidence is the grey value less 100, and 90 lower in the left half than in the right one."""
+
+    def forward(self, images, regions=False):
+        pixels = torch.zeros(len(images), 4, *images.shape[2:])
+        pixels[:, INDEX["notumor"]] = 100 - images[:, 0].float()
+        pixels[:, INDEX["notumor"], :, :5] += 90
+        return pixels.mean(dim=(2, 3)), pixels
+
+
+def test_regions_of_slice_and_mirror_are_their_mean_as_a_package_answers():
+    images, masks = np.zeros((1, 10, 10), np.uint8), np.zeros((1, 10, 10), np.uint8)
+    images[0, 2, 1], masks[0, 2, 1] = 180, 255  # evidence 80 - 90, in the mirror 80: 35 on average
+    images[0, 7, 8] = 140  # 40, in the mirror 40 - 90: -5
+    labels = np.array([INDEX["glioma"]])
+    alone = region_scores(Left(), images, masks, labels, "cpu")
+    both = region_scores(Left(), images, masks, labels, "cpu", mirror_average=True)
+    assert alone[["region_pixels", "dice", "pointed"]].to_numpy().tolist() == [[1, 0, 0]]
+    assert both[["region_pixels", "dice", "pointed"]].to_numpy().tolist() == [[1, 1, 1]]
+
+
 def test_region_scores_and_their_summary_by_hand():
     images, masks = np.zeros((4, 10, 10), np.uint8), np.zeros((4, 10, 10), np.uint8)
     labels = np.array([INDEX[name] for name in ("glioma", "glioma", "notumor", "pituitary")])

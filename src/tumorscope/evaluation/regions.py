@@ -15,28 +15,40 @@ if TYPE_CHECKING:
 SIZES = (0.0, 0.005, 0.015, 0.04, 1.0)
 
 
-def region_maps(module: "nn.Module", images: "Tensor") -> "Tensor":
-    """Probability of tumour of every pixel, float32 (n, s, s) on the CPU, of uint8 images (n, 1, s, s)."""
-    return _evidence(module, images).sigmoid()
+def region_maps(module: "nn.Module", images: "Tensor", mirror_average: bool = False) -> "Tensor":
+    """Probability of tumour of every pixel, float32 (n, s, s) on the CPU, of uint8 images (n, 1, s, s).
+
+    mirror_average : of the mean of the logits of slice and mirror, as a package of such a recipe answers
+    """
+    return _evidence(module, images, mirror_average).sigmoid()
 
 
-def _evidence(module: "nn.Module", images: "Tensor") -> "Tensor":
+def _evidence(module: "nn.Module", images: "Tensor", mirror_average: bool) -> "Tensor":
     """Log odds in the place of `region_maps`; they keep their order where probabilities round to one."""
     import torch
 
     from tumorscope.models.regions import evidence_of
     from tumorscope.training.network import in_turn
 
+    def pixels(batch: "Tensor") -> "Tensor":
+        logits: Tensor = module(batch, regions=True)[1]
+        return (logits + module(batch.flip(3), regions=True)[1].flip(3)) / 2 if mirror_average else logits
+
     with torch.inference_mode():
-        return torch.cat([evidence_of(module(batch, regions=True)[1]) for batch in in_turn(images)]).cpu()
+        return torch.cat([evidence_of(pixels(batch)) for batch in in_turn(images)]).cpu()
 
 
 def region_scores(
-    module: "nn.Module", images: np.ndarray, masks: np.ndarray, labels: np.ndarray, device: Any
+    module: "nn.Module",
+    images: np.ndarray,
+    masks: np.ndarray,
+    labels: np.ndarray,
+    device: Any,
+    mirror_average: bool = False,
 ) -> pd.DataFrame:
     """A row a slice: mask_pixels and region_pixels (above one half), dice, pointed (highest pixel in the mask), peak.
 
-    images, masks : uint8 (n, s, s), masks as `data.masks` has them; labels : int64 (n,)
+    images, masks : uint8 (n, s, s), masks as `data.masks` has them; labels : int64 (n,); mirror_average : as `region_maps`
 
     dice and pointed are missing where the mask is unknown or the slice shows no tumour.
     """
@@ -44,7 +56,7 @@ def region_scores(
         return pd.DataFrame(columns=["mask_pixels", "region_pixels", "dice", "pointed", "peak"])
     import torch
 
-    evidence = _evidence(module, torch.from_numpy(np.array(images)[:, None]).to(device))
+    evidence = _evidence(module, torch.from_numpy(np.array(images)[:, None]).to(device), mirror_average)
     maps, highest = evidence.sigmoid().numpy(), evidence.flatten(1).argmax(1).numpy()
     inside, known = masks == INSIDE, ~(masks == UNKNOWN).any(axis=(1, 2))
     regions = maps > 0.5

@@ -190,7 +190,10 @@ def _write_regions(job: Job, module: "nn.Module", masks: np.ndarray, fabric: "Fa
     frames = []
     with reproducible(job.seed, job.recipe.training.threads, fabric.device):
         for name, rows in (("validation", job.fold.validation), ("test", job.fold.test)):
-            scored = region_scores(module, _inputs(job, rows), masks[rows], job.labels[rows], fabric.device)
+            scored = region_scores(
+                *(module, _inputs(job, rows), masks[rows], job.labels[rows], fabric.device),
+                mirror_average=job.recipe.training.mirror_average,
+            )
             frames.append(scored.assign(row=rows, part=name, fold=job.fold.index))
     write_csv(job.folder / "regions.csv", pd.concat(frames, ignore_index=True))
 

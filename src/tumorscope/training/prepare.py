@@ -117,7 +117,7 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
 
     interest = job.recipe.region_of_interest
     assert interest is not None
-    fold = finder / f"fold-{job.fold.index}"
+    fold, found_by = finder / f"fold-{job.fold.index}", load_recipe(finder / "recipe.toml")
     size = job.recipe.input.size
     facts = {
         **{
@@ -127,6 +127,7 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
             "device": job.device,
         },
         "weights": hashlib.sha256((fold / "weights.safetensors").read_bytes()).hexdigest(),
+        "mirror_average": found_by.training.mirror_average,
     }
     file = job.pixels.parent / f"pixels-{interest.use}-{_key(facts)}.npy"
     if file.exists():
@@ -135,10 +136,11 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
     progress = say(f"Regions, {job.run.name} fold {job.fold.index}", "slices")
     out = np.empty((len(whole), size, size), np.uint8)
     with reproducible(job.seed, job.recipe.training.threads, torch.device(job.device)):
-        module = load_network(fold, load_recipe(finder / "recipe.toml")).to(job.device)
+        module = load_network(fold, found_by).to(job.device)
         for start in range(0, len(whole), 512):
             part = slice(start, start + 512)
-            maps = region_maps(module, torch.from_numpy(np.array(seen[part])[:, None]).to(job.device)).numpy()
+            images = torch.from_numpy(np.array(seen[part])[:, None]).to(job.device)
+            maps = region_maps(module, images, found_by.training.mirror_average).numpy()
             out[part] = [
                 reduce_to(one, region > 0.5, interest, size) for one, region in zip(whole[part], maps, strict=True)
             ]
