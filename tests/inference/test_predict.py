@@ -27,7 +27,8 @@ from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
 from tumorscope.inference.classifier import Classifier, Finding
 from tumorscope.inference.gate import TURNS, Likeness, before, ghosting, layout, measures, turned
-from tumorscope.inference.reading import Slice, read_slices
+from tumorscope.inference.reading import read_slices
+from tumorscope.inference.reading.slices import Slice
 from tumorscope.labels import CLASSES
 
 STATUSES = {"accepted", "warned", "refused", "error"}

@@ -21,7 +21,10 @@ from tumorscope.errors import InputRejected
 from tumorscope.inference import reading
 from tumorscope.inference.batch import expand, with_maps
 from tumorscope.inference.classifier import Classifier, Finding
-from tumorscope.inference.reading import Stored, read_slices
+from tumorscope.inference.reading import dicom as dicom_reader
+from tumorscope.inference.reading import read_slices
+from tumorscope.inference.reading.dicom_compressed import _coded_size
+from tumorscope.inference.reading.slices import MAX_UNPACKED, Stored, square
 
 RAMP = np.arange(0, 4000, 40, dtype=np.uint16).reshape(10, 10)
 
@@ -274,7 +277,7 @@ def test_a_slice_is_shown_as_radiologists_look_at_it_however_it_is_stored(across
     first = min(across, down)  # of x, y, z the one that runs across as it is looked at
     assert one.grey.shape == ((12, 8) if across == first else (8, 12))
     assert one.grey[0, 0] == one.grey.max() > 200
-    stored = reading._square(np.where(pixels, 255, 0).astype(np.uint8), 2.0, 1.0)
+    stored = square(np.where(pixels, 255, 0).astype(np.uint8), 2.0, 1.0)
     np.testing.assert_array_equal(one.stored.shown(stored) > 127, one.grey > 127)
     back = one.stored.back(one.grey)
     assert back.shape == pixels.shape
@@ -349,22 +352,22 @@ def test_a_deflated_file_is_read_as_a_plain_one_is():
     }
     plain = dicom(**tags)
     np.testing.assert_array_equal(read(deflated(plain))[0].grey, read(plain)[0].grey)
-    assert reading.position(deflated(plain)) == reading.position(plain) == ("1.2", 7.0)
+    assert dicom_reader.position(deflated(plain)) == dicom_reader.position(plain) == ("1.2", 7.0)
 
 
 @pytest.mark.parametrize(("more", "says"), [(2**20, "bytes inflated"), (2**16, "elements")])
 def test_a_deflated_file_is_not_inflated_past_what_its_header_says(monkeypatch, more, says):
     """Zeros are elements of 8 bytes each, and cost more than they weigh."""
-    monkeypatch.setattr(reading, "HEADER", 2**18)
-    monkeypatch.setattr(reading, "MAX_ELEMENTS", 5000)
+    monkeypatch.setattr(dicom_reader, "HEADER", 2**18)
+    monkeypatch.setattr(dicom_reader, "MAX_ELEMENTS", 5000)
     bomb = deflated(dicom(), more)
     inflated: list[int] = []
-    real = reading._inflated
-    monkeypatch.setattr(reading, "_inflated", lambda *given: inflated.append(len(one := real(*given))) or one)
+    real = dicom_reader._inflated
+    monkeypatch.setattr(dicom_reader, "_inflated", lambda *given: inflated.append(len(one := real(*given))) or one)
     assert len(bomb) < 4000
     with pytest.raises(InputRejected, match=says):
         read(bomb)
-    reading.position(bomb)
+    dicom_reader.position(bomb)
     assert max(inflated) <= 2**20 + 1000
 
 
@@ -393,13 +396,13 @@ def sof(marker: int, rows: int, columns: int, colours: int = 1) -> bytes:
 
 def test_a_compressed_frame_says_its_own_size():
     box = b"\0\0\0\x0cjP  \r\n\x87\n"
-    assert reading._coded_size(siz(30, 40)) == (30, 40, 1)
-    assert reading._coded_size(box + b"\0\0\0\0jp2c" + siz(30, 40, 3)) == (30, 40, 3)
-    assert reading._coded_size(box + b"\0\0\0\x0cpclr1234" + b"\0\0\0\0jp2c" + siz(30, 40)) is None
+    assert _coded_size(siz(30, 40)) == (30, 40, 1)
+    assert _coded_size(box + b"\0\0\0\0jp2c" + siz(30, 40, 3)) == (30, 40, 3)
+    assert _coded_size(box + b"\0\0\0\x0cpclr1234" + b"\0\0\0\0jp2c" + siz(30, 40)) is None
     for marker in (0xC0, 0xC1, 0xC3, 0xF7):
-        assert reading._coded_size(sof(marker, 30, 40)) == (30, 40, 1)
+        assert _coded_size(sof(marker, 30, 40)) == (30, 40, 1)
     for broken in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda", box, box + bytes(8), b"GIF89a"):
-        assert reading._coded_size(broken) is None
+        assert _coded_size(broken) is None
 
 
 @pytest.mark.parametrize(
@@ -498,7 +501,7 @@ def test_dicom_without_a_preamble_is_read_under_any_name(name, tmp_path):
         content = without_preamble(whole, syntaxes[name])
     (one,) = read(content, "IM000001")
     np.testing.assert_array_equal(one.grey, read(whole)[0].grey)
-    assert reading.position(content) == ("1.2", 3.0)
+    assert dicom_reader.position(content) == ("1.2", 3.0)
     (tmp_path / "IM000001").write_bytes(content)
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["IM000001"]
 
@@ -582,7 +585,7 @@ def test_a_volume_without_a_name_is_known_by_its_header(kind, packed):
 
 
 def test_a_volume_that_unpacks_without_end_is_refused_soon():
-    content = gzip.compress(bytes(reading.MAX_UNPACKED + 10), 1)
+    content = gzip.compress(bytes(MAX_UNPACKED + 10), 1)
     with pytest.raises(InputRejected, match="bytes unpacked"):
         read(content, name="bomb.nii.gz")
 

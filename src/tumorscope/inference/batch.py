@@ -16,7 +16,8 @@ from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading import ORDERED_BY, Grid, position, starts_as_dicom
+from tumorscope.inference.reading.dicom import ORDERED_BY, position, starts_as_dicom
+from tumorscope.inference.reading.slices import Grid
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
 

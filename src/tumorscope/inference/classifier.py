@@ -10,7 +10,8 @@ import numpy as np
 from tumorscope.data.decode import as_input, crop_to_head, head_square
 from tumorscope.errors import InputRejected, PackageMismatch
 from tumorscope.inference import gate
-from tumorscope.inference.reading import Grid, Slice, Stored, read_file, read_slices
+from tumorscope.inference.reading import read_file, read_slices
+from tumorscope.inference.reading.slices import Grid, Slice, Stored
 from tumorscope.package.card import AGAIN, Package, load_package
 
 BATCH = 32

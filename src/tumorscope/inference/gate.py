@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tumorscope.data.decode import shrink
-from tumorscope.inference.reading import Slice
+from tumorscope.inference.reading.slices import Slice
 
 #: Shortest side and largest aspect ratio of a slice, and smallest standard deviation of its grey.
 MIN_SIDE, MAX_ASPECT, MIN_SPREAD = 32, 3.0, 6.0

@@ -1,0 +1,192 @@
+"""DICOM files, single and multi-frame, with and without a preamble, plain, deflated and compressed.
+
+What a file says of a patient is neither kept nor shown.
+"""
+
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tumorscope.data.decode import MAX_PIXELS
+from tumorscope.errors import InputRejected
+from tumorscope.inference.reading.dicom_compressed import check_frames
+from tumorscope.inference.reading.dicom_frame import first, groups_of, padding_of, rescaled, windowed
+from tumorscope.inference.reading.slices import MAX_UNPACKED, MAX_VOXELS, Slice, Stored, square
+
+MAX_FRAMES = 4096
+#: Bytes of a header, of what a folder is ordered by, and elements of a data set.
+HEADER, ORDERED_BY, MAX_ELEMENTS = 16 * 2**20, 2**20, 20_000
+PIXEL_DATA = 0x7FE00010
+#: The deflated transfer syntax and the plain one, as long.
+DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
+#: Where columns and rows of a slice run as radiologists look at it; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1).
+LOOKED_ALONG = {
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "axial": ((1, 0, 0), (0, 1, 0)),
+}
+
+
+def starts_as_dicom(head: bytes) -> bool:
+    """By the prefix after the preamble, or without one by a first element of group 2 or 8. head : 132 bytes at least."""
+    if head[128:132] == b"DICM":
+        return True
+    named = head[4:6].isalpha() and head[4:6].isupper()  # its value representation
+    if head[:3] == b"\0\x08\0":  # big-endian, which always has one
+        return named
+    short = 0 < int.from_bytes(head[4:8], "little") <= 128
+    return head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0" and (named or short)
+
+
+def position(content: bytes) -> tuple[str, float]:
+    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) for anything else.
+
+    content : its first `ORDERED_BY` bytes are enough
+    """
+    if not starts_as_dicom(content):
+        return "", 0.0
+    try:
+        tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber"]
+        header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), PIXEL_DATA - 1, tags)
+        normal = _normal(header)
+        place = header.get("ImagePositionPatient")
+        along = float(np.dot(normal, np.asarray(place, float))) if normal is not None and place else None
+        return str(header.get("SeriesInstanceUID", "")), float(
+            header.get("InstanceNumber") or 0
+        ) if along is None else along
+    except Exception:  # a damaged header is said when the file itself is read
+        return "", 0.0
+
+
+def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
+    """The frames, in order of position where each has one of its own. force : take another modality than MR."""
+    header = _data_set(_inflated(content, HEADER), PIXEL_DATA - 1)
+    if "Rows" not in header:
+        raise InputRejected(name, "no pixels in it", "a DICOM file of slices", "Give the slices themselves.")
+    modality = str(header.get("Modality", ""))
+    if modality != "MR" and not force:
+        raise InputRejected(
+            name, f"modality {modality or 'unknown'}", "MR only", "Use --force to read it all the same."
+        )
+    colour = str(header.get("PhotometricInterpretation", ""))
+    if int(header.get("SamplesPerPixel", 1)) != 1 or colour == "PALETTE COLOR":
+        raise InputRejected(name, f"colour ({colour})", "grey slices only", "Give the slice itself, not a screenshot.")
+    rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if not 0 < rows * columns <= MAX_PIXELS:
+        raise InputRejected(name, f"{columns}x{rows} px", f"1 to {MAX_PIXELS:,} pixels", "Give a single slice.")
+    if frames > MAX_FRAMES or frames * rows * columns > MAX_VOXELS:
+        raise InputRejected(
+            name, f"{frames} frames", f"at most {MAX_FRAMES} and {MAX_VOXELS:,} voxels", "Split the file."
+        )
+    most = HEADER + frames * rows * columns * int(header.get("BitsAllocated") or 16) // 8
+    plain = _inflated(content, min(most, MAX_UNPACKED) + 1)
+    if plain is not content and len(plain) > most:
+        raise InputRejected(name, "more", f"at most {most:,} bytes inflated, by its header", "Export it again.")
+    whole = _data_set(plain, PIXEL_DATA)
+    check_frames(name, whole, frames, rows, columns)
+    stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
+    for index in _in_order(whole, frames):
+        groups = groups_of(whole, index)
+        values = np.asarray(rescaled(stored[index], groups, whole), np.float64)
+        padding = padding_of(stored[index], whole)
+        grey = windowed(values, groups, whole, ~padding)
+        if whole.get("PhotometricInterpretation") == "MONOCHROME1":
+            grey = 255 - grey
+        grey[padding] = 0
+        spacing = first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
+        if spacing:
+            grey = square(grey, *(float(step) for step in spacing))
+        label = f"{name}#{index + 1}" if frames > 1 else name
+        facts = {"modality": modality}
+        plane, lies = _orientation(groups, whole, (rows, columns))
+        yield Slice(label, lies.shown(grey), plane=plane, series=_series(header), stored=lies, facts=facts)
+
+
+def _inflated(content: bytes, most: int) -> bytes:
+    """A deflated DICOM file (PS3.5 A.5) as a plain one, cut after `most` bytes of its data set; any other as it is."""
+    if DEFLATED not in content:
+        return content
+    from pydicom.filereader import read_dataset
+
+    stream = io.BytesIO(content)
+    stream.seek(132 if content[128:132] == b"DICM" else 0)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    end = stream.tell()
+    if str(meta.get("TransferSyntaxUID", "")) == DEFLATED.decode():
+        content = content[:end] + zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[end:], most)
+    # Not only in what was taken for the header: pydicom would inflate the rest without a limit.
+    return content.replace(DEFLATED, PLAIN)
+
+
+def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
+    """A DICOM file up to the element of tag `last`; of these tags alone where they are named."""
+    from pydicom import uid
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
+
+    count = 0
+
+    def ended(tag: int, *_: object) -> bool:
+        nonlocal count
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS:,} elements")
+        return tag > last
+
+    named: list[Any] | None = [Tag(one) for one in tags] if tags else None
+    found = read_partial(io.BytesIO(content), ended, force=True, specific_tags=named)
+    if "TransferSyntaxUID" not in found.file_meta:
+        implicit, little = found.original_encoding
+        plain = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        found.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
+    return found
+
+
+def _series(header: Any) -> str:
+    uid = str(header.get("SeriesInstanceUID") or "")
+    return hashlib.sha256(uid.encode()).hexdigest()[:8] if uid else ""
+
+
+def _in_order(dataset: Any, frames: int) -> list[int]:
+    """Frames by position along their normal (PS3.3 C.7.6.16.2.3), as stored where not each has a place of its own."""
+    if frames == 1:
+        return [0]
+    groups = [groups_of(dataset, frame) for frame in range(frames)]
+    places = [first(one, dataset, "PlanePositionSequence", "ImagePositionPatient") for one in groups]
+    cosines = [first(one, dataset, "PlaneOrientationSequence", "ImageOrientationPatient") for one in groups]
+    normal = _normal({"ImageOrientationPatient": cosines[0]})
+    if (
+        normal is None
+        or any(place is None or len(place) != 3 for place in places)
+        or any(one != cosines[0] for one in cosines)
+    ):
+        return list(range(frames))
+    along = [float(np.dot(normal, np.asarray(place, float))) for place in places]
+    return sorted(range(frames), key=along.__getitem__) if len(set(along)) == frames else list(range(frames))
+
+
+def _normal(header: Any) -> np.ndarray | None:
+    cosines = header.get("ImageOrientationPatient")
+    if not cosines or len(cosines) != 6:
+        return None
+    along = np.asarray(cosines, float)
+    return np.cross(along[:3], along[3:])
+
+
+def _orientation(groups: list[Any], dataset: Any, shape: tuple[int, int]) -> tuple[str, Stored]:
+    """The plane whose normal is nearest, and how the slice lies against the way radiologists look at it, by the nearest axes."""
+    cosines = first(groups, dataset, "PlaneOrientationSequence", "ImageOrientationPatient")
+    normal = _normal({"ImageOrientationPatient": cosines})
+    if normal is None:
+        return "", Stored(shape)
+    plane = ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+    # How far columns and rows (in this order down the table) run along the axes that are looked along.
+    along = np.asarray(cosines, float).reshape(2, 3) @ np.array(LOOKED_ALONG[plane], float).T
+    swapped = bool(np.abs(along[[0, 1], [1, 0]]).sum() > np.abs(np.diag(along)).sum() + 1e-6)
+    across, down = np.diag(along[::-1] if swapped else along)
+    return plane, Stored(shape, swapped, -1 if down < 0 else 1, -1 if across < 0 else 1)
