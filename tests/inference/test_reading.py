@@ -17,6 +17,8 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from tumorscope.data.layout import Layout, plan
+from tumorscope.data.sources import open_source
 from tumorscope.errors import InputRejected
 from tumorscope.inference import reading
 from tumorscope.inference.batch import expand, with_maps
@@ -502,8 +504,14 @@ def test_dicom_without_a_preamble_is_read_under_any_name(name, tmp_path):
     (one,) = read(content, "IM000001")
     np.testing.assert_array_equal(one.grey, read(whole)[0].grey)
     assert dicom_reader.position(content) == ("1.2", 3.0)
-    (tmp_path / "IM000001").write_bytes(content)
+    (tmp_path / "glioma").mkdir()
+    (tmp_path / "glioma" / "IM000001").write_bytes(content)
+    (tmp_path / "glioma" / "DICOMDIR").write_bytes(whole)
+    (tmp_path / "glioma" / "notes").write_text("no slice")
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["IM000001"]
+    planned, notices = plan(open_source(tmp_path), Layout.of(None), medical=True)
+    assert [one.path for one in planned] == ["glioma/IM000001"]
+    assert notices[0].startswith("2 files lie outside the class folders or are no images")
 
 
 def test_a_name_is_enough_for_dicom_that_begins_elsewhere_and_a_picture_of_that_name_is_a_picture():

@@ -9,6 +9,7 @@ Brain-Tumor-Progression (file, patient, tumor_pixels).
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -22,7 +23,7 @@ DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
 #: Of files that `inference.reading` reads beside images; DICOM goes without an ending too.
 MEDICAL = (".dcm", ".ima", ".nii", ".nii.gz", ".mat")
-#: Bytes that hold a DICOM header's identification.
+#: Bytes that hold the prefix of a DICOM file.
 HEAD = 132
 
 
@@ -96,7 +97,7 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
         more = dict(extra.rows.get(member.name, {}))
         said = more.pop("label", "")
         label = _label(member.name, classes) or classes.get(said.lower())
-        if label is None or not (_is_image(member) or (medical and _is_medical(source, member))):
+        if label is None or not (_may_hold_slices(source, member) if medical else _is_image(member)):
             others += 1
             continue
         collection = more.pop("source", "") or readable(source.path.stem)
@@ -134,12 +135,28 @@ def _is_image(member: Member) -> bool:
     return PurePosixPath(member.name).suffix.lower() in ENDINGS
 
 
-def _is_medical(source: Source, member: Member) -> bool:
-    if member.name.lower().endswith(MEDICAL):
+def may_hold_slices(name: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file of any kind that is read may do so, by its ending or as DICOM. head : gives its first `HEAD` bytes."""
+    # DICOM files often have no ending, or are named after a UID. DICOMDIR is the list of a disc's files.
+    listing = PurePosixPath(name).name.upper() == "DICOMDIR"
+    return not listing and (name.lower().endswith((*ENDINGS, *MEDICAL)) or starts_as_dicom(head()))
+
+
+def starts_as_dicom(head: bytes) -> bool:
+    """By the prefix after the preamble, or without one by a first element of group 2 or 8. head : first `HEAD` bytes, or more."""
+    if head[128:132] == b"DICM":
         return True
+    named = head[4:6].isalpha() and head[4:6].isupper()  # its value representation
+    if head[:3] == b"\0\x08\0":  # big-endian, which always has one
+        return named
+    short = 0 < int.from_bytes(head[4:8], "little") <= 128
+    return head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0" and (named or short)
+
+
+def _may_hold_slices(source: Source, member: Member) -> bool:
     try:
-        return source.head(member.name, HEAD)[128:] == b"DICM"
-    except InputRejected:  # it may be one: who reads it says why it cannot be read
+        return may_hold_slices(member.name, lambda: source.head(member.name, HEAD))
+    except InputRejected:  # it may: who reads it says why it cannot be read
         return True
 
 

@@ -16,7 +16,7 @@ from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading.dicom import ORDERED_BY, position, starts_as_dicom
+from tumorscope.inference.reading.dicom import ORDERED_BY, position
 from tumorscope.inference.reading.slices import Grid
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
@@ -101,13 +101,11 @@ def _in_order(files: list[str]) -> list[str]:
 
 
 def _may_hold_slices(path: Path) -> bool:
-    # DICOM files are often named after a UID, so that what follows the last dot is no ending.
-    # DICOMDIR is the list of a disc's files.
-    return path.name.upper() != "DICOMDIR" and (path.name.lower().endswith(ENDINGS) or _is_dicom(path))
+    return layout.may_hold_slices(path.name, lambda: _head(path, layout.HEAD))
 
 
 def _is_dicom(path: Path) -> bool:
-    return starts_as_dicom(_head(path, layout.HEAD))
+    return layout.starts_as_dicom(_head(path, layout.HEAD))
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tumorscope.data.decode import decode
+from tumorscope.data.layout import starts_as_dicom
 from tumorscope.errors import InputRejected
 from tumorscope.inference.reading import dicom, matlab, nifti
 from tumorscope.inference.reading.slices import Slice
@@ -25,7 +26,7 @@ def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool 
     """
     if len(content) > MAX_BYTES:
         raise InputRejected(name, f"{len(content):,} bytes", f"at most {MAX_BYTES:,}", "Give single slices.")
-    if dicom.starts_as_dicom(content):
+    if starts_as_dicom(content):
         yield from _guarded(name, "DICOM", lambda: dicom.read(name, content, force))
     elif nifti.is_nifti(name, content):
         yield from _guarded(name, "NIfTI", lambda: nifti.read(name, content, plane))

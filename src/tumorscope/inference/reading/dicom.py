@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tumorscope.data.decode import MAX_PIXELS
+from tumorscope.data.layout import starts_as_dicom
 from tumorscope.errors import InputRejected
 from tumorscope.inference.reading.dicom_compressed import check_frames
 from tumorscope.inference.reading.dicom_frame import first, groups_of, padding_of, rescaled, windowed
@@ -29,17 +30,6 @@ LOOKED_ALONG = {
     "coronal": ((1, 0, 0), (0, 0, -1)),
     "axial": ((1, 0, 0), (0, 1, 0)),
 }
-
-
-def starts_as_dicom(head: bytes) -> bool:
-    """By the prefix after the preamble, or without one by a first element of group 2 or 8. head : 132 bytes at least."""
-    if head[128:132] == b"DICM":
-        return True
-    named = head[4:6].isalpha() and head[4:6].isupper()  # its value representation
-    if head[:3] == b"\0\x08\0":  # big-endian, which always has one
-        return named
-    short = 0 < int.from_bytes(head[4:8], "little") <= 128
-    return head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0" and (named or short)
 
 
 def position(content: bytes) -> tuple[str, float]:
