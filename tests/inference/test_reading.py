@@ -476,6 +476,14 @@ def test_coloured_files_are_refused_those_with_a_palette_too():
             read(dicom(**tags))
 
 
+def test_a_mosaic_is_no_slice_and_refused():
+    kind = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    assert len(read(dicom(ImageType=kind))) == 1
+    for force in (False, True):
+        with pytest.raises(InputRejected, match="a mosaic of slices; one slice a frame"):
+            read(dicom(ImageType=[*kind, "MOSAIC"]), force=force)
+
+
 def test_a_file_named_after_its_uid_is_found_in_a_folder(tmp_path):
     (tmp_path / "MR.1.2.840.113619.2.5").write_bytes(dicom())
     (tmp_path / "notes.2").write_text("no slice")

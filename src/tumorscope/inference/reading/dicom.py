@@ -65,6 +65,8 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
     colour = str(header.get("PhotometricInterpretation", ""))
     if int(header.get("SamplesPerPixel", 1)) != 1 or colour == "PALETTE COLOR":
         raise InputRejected(name, f"colour ({colour})", "grey slices only", "Give the slice itself, not a screenshot.")
+    if "MOSAIC" in np.ravel(header.get("ImageType", "")):
+        raise InputRejected(name, "a mosaic of slices", "one slice a frame", "Convert it to NIfTI, a volume a file.")
     rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
     frames = int(header.get("NumberOfFrames", 1) or 1)
     if not 0 < rows * columns <= MAX_PIXELS:
