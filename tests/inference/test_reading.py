@@ -255,6 +255,16 @@ def test_the_plane_comes_from_the_orientation(cosines, plane):
     assert read(dicom(ImageOrientationPatient=cosines))[0].plane == plane
 
 
+@pytest.mark.parametrize("cosines", [[0] * 6, [1, 0, 0, 1, 0, 0], [0, -1, 0, 0, 1, 0]])
+def test_directions_that_span_no_plane_say_nothing(cosines):
+    """Wiped or broken: no plane, no turn, and the order is that of instance numbers."""
+    content = dicom(ImageOrientationPatient=cosines, ImagePositionPatient=[0, 0, 9], InstanceNumber=4)
+    (one,) = read(content)
+    assert (one.plane, one.stored) == ("", Stored((10, 10)))
+    np.testing.assert_array_equal(one.grey, read(dicom())[0].grey)
+    assert dicom_reader.position(content) == ("", 4.0)
+
+
 @pytest.mark.parametrize(("across", "down"), list(permutations(range(3), 2)))
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
 @pytest.mark.parametrize("tilt", [0, 20])

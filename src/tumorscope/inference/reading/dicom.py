@@ -167,7 +167,8 @@ def _normal(header: Any) -> np.ndarray | None:
     if not cosines or len(cosines) != 6:
         return None
     along = np.asarray(cosines, float)
-    return np.cross(along[:3], along[3:])
+    normal = np.cross(along[:3], along[3:])
+    return normal if np.linalg.norm(normal) > 0.5 else None  # 1, unless they were wiped or lie on each other
 
 
 def _orientation(groups: list[Any], dataset: Any, shape: tuple[int, int]) -> tuple[str, Stored]:
