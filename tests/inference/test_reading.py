@@ -715,6 +715,15 @@ def test_a_single_slice_may_leave_its_third_axis_out(shape):
     assert one.grey[0, 0] == one.grey.max()
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"), [(np.complex64, "complex"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "coloured")]
+)
+def test_voxels_that_are_no_grey_values_are_refused(kind, says):
+    """Of complex ones the real part would be read, which is no picture of tissue."""
+    with pytest.raises(InputRejected, match=f"{says} voxels; grey values only"):
+        read(nibabel.Nifti1Image(np.zeros((6, 8, 10), kind), np.eye(4)).to_bytes(), "v.nii")
+
+
 def test_gzip_and_damage():
     import gzip
 

@@ -47,6 +47,9 @@ def read(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     head = int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")
     kind = nibabel.Nifti2Image if 540 in head else nibabel.Nifti1Image
     image = kind.from_bytes(content)
+    if image.get_data_dtype().kind not in "iuf":
+        voxels = "complex" if image.get_data_dtype().kind == "c" else "coloured"
+        raise InputRejected(name, f"{voxels} voxels", "grey values only", "Save the magnitude or one channel.")
     shape = image.shape + (1,) * (3 - len(image.shape))
     if len(shape) > 3 and np.prod(shape[3:]) > 1:
         raise InputRejected(name, f"{len(shape)} dimensions", "one volume a file", "Save one of them.")
