@@ -127,6 +127,24 @@ def test_padding_may_be_a_range_from_either_end():
     assert not one.grey.any()
 
 
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_no_numbers_are_padding(nothing):
+    """Two of ten rows; the others have their own percentiles, or the file's window."""
+    values = np.linspace(-1, 1, 100, dtype=np.float32).reshape(10, 10)
+    values[:2] = nothing
+    for window in ({}, {"WindowCenter": 0, "WindowWidth": 2, "VOILUTFunction": "LINEAR_EXACT"}):
+        one = pydicom.dcmread(io.BytesIO(dicom(**window)))
+        del one.PixelData, one.BitsStored, one.HighBit, one.PixelRepresentation
+        one.BitsAllocated, one.FloatPixelData = 32, values.tobytes()
+        buffer = io.BytesIO()
+        one.save_as(buffer)
+        (found,) = read(buffer.getvalue())
+        low, high = (-1, 1) if window else np.percentile(values[2:], (0.5, 99.5))
+        by_hand = np.round(((values[2:] - low) * 255 / (high - low)).clip(0, 255)).astype(int)
+        assert (found.grey[:2] == 0).all()
+        assert np.abs(found.grey[2:] - by_hand).max() <= 1
+
+
 def test_of_several_windows_the_first_counts():
     several = read(dicom(WindowCenter=[2000, 100], WindowWidth=[1001, 50]))[0].grey
     np.testing.assert_array_equal(several, read(dicom(WindowCenter=2000, WindowWidth=1001))[0].grey)

@@ -84,8 +84,8 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
     stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
     for index in _in_order(whole, frames):
         groups = groups_of(whole, index)
-        values = np.asarray(rescaled(stored[index], groups, whole), np.float64)
         padding = padding_of(stored[index], whole)
+        values = np.asarray(rescaled(np.where(padding, 0, stored[index]), groups, whole), np.float64)
         grey = windowed(values, groups, whole, ~padding)
         if whole.get("PhotometricInterpretation") == "MONOCHROME1":
             grey = 255 - grey

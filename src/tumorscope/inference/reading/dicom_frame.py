@@ -38,10 +38,10 @@ def rescaled(frame: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray:
 
 
 def padding_of(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    """Where nothing was measured, bool (h, w): stored values from the padding value to its limit (PS3.3 C.7.5.1.1.2)."""
+    """Where nothing was measured, bool (h, w): stored values from the padding value to its limit (PS3.3 C.7.5.1.1.2), NaN."""
     ends = [dataset.get(tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None or stored.dtype.kind not in "iu":
-        return np.zeros(stored.shape, bool)
+        return ~np.isfinite(stored)
     # A negative value may be written as a number without sign, as wide as the pixels.
     low, high = sorted(np.array([end for end in ends if end is not None] * 2, np.int64).astype(stored.dtype)[:2])
     return np.asarray((stored >= low) & (stored <= high))
