@@ -461,6 +461,26 @@ def test_more_compressed_frames_than_the_header_says_are_not_decoded(monkeypatch
         read(buffer.getvalue())
 
 
+@pytest.mark.parametrize("how", ["external", "virtual"])
+def test_a_matrix_that_lies_in_another_file_of_the_machine_is_refused(how, tmp_path):
+    """Who may have a slice read must not have other files read."""
+    h5py = pytest.importorskip("h5py")
+    np.arange(64.0).reshape(8, 8).tofile(tmp_path / "private.bin")
+    with h5py.File(tmp_path / "private.h5", "w") as file:
+        file["secret"] = np.arange(64.0).reshape(8, 8)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", userblock_size=512) as file:
+        if how == "external":
+            file.create_dataset("cjdata/image", (8, 8), "f8", external=[(str(tmp_path / "private.bin"), 0, 512)])
+        else:
+            layout = h5py.VirtualLayout((8, 8), "f8")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "private.h5"), "secret", (8, 8))
+            file.create_virtual_dataset("cjdata/image", layout)
+    content = b"MATLAB 7.3 MAT-file" + buffer.getvalue()[19:]
+    with pytest.raises(InputRejected, match="a matrix kept in another file; one in this file"):
+        list(read_slices("slice.mat", content))
+
+
 def test_a_matrix_in_a_chunk_that_would_fill_memory_is_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:

@@ -21,6 +21,8 @@ def read(name: str, content: bytes) -> Iterator[Slice]:
         stored = file.get("cjdata/image")
         if not isinstance(stored, h5py.Dataset) or stored.ndim != 2 or stored.dtype.kind not in "iuf":
             raise InputRejected(name, ", ".join(file)[:80], "a matrix cjdata.image", "Save the slice as it is there.")
+        if stored.external or stored.is_virtual:  # HDF5 would open what it names on this machine
+            raise InputRejected(name, "a matrix kept in another file", "one in this file", "Save it again.")
         if not 0 < stored.size <= MAX_PIXELS:
             raise InputRejected(name, f"{stored.size:,} px", f"1 to {MAX_PIXELS:,} pixels", "Give a single slice.")
         if stored.chunks and math.prod(stored.chunks) > MAX_PIXELS:  # each is unpacked whole
