@@ -114,6 +114,59 @@ def test_a_single_item_needs_no_list(classifier, heads, tmp_path):
     assert "grey uint8" in coloured.reasons[0]
 
 
+def test_what_cannot_be_read_says_so_and_the_others_are_answered(classifier, heads, tmp_path):
+    image = Image.open(io.BytesIO(heads[0]))
+    array = np.asarray(image.convert("L"))
+    bad = [None, image, array.astype(np.uint16), array[None], tmp_path, "a\0b", 7]
+    found = list(classifier.predict([array, *bad, bytearray(heads[0]), memoryview(heads[0])]))
+    assert [one.status for one in found[1:8]] == ["error"] * 7
+    assert [one.reasons[0].partition(": ")[2].partition(";")[0] for one in found[1:6]] == [
+        *("NoneType", type(image).__name__, f"uint16 {array.shape}", f"uint8 {array[None].shape}", "a folder"),
+    ]
+    assert found[0].probabilities == found[8].probabilities == found[9].probabilities
+    for alone in (bytearray(heads[0]), memoryview(heads[0])):
+        assert [one.probabilities for one in classifier.predict(alone)] == [found[0].probabilities]
+    for alone in (None, image, io.BytesIO(heads[0])):
+        assert [one.status for one in classifier.predict(alone)] == ["error"]
+
+
+def test_options_that_cannot_be_are_told_before_the_first_answer(classifier, heads):
+    for options, says in (
+        ({"plane": "oblique"}, "plane: 'oblique'; sagittal or coronal or axial"),
+        ({"error_rate": "0.1"}, "error rate: '0.1'; the package knows 0.01"),
+        ({"error_rate": 0.3}, "error rate: 0.3"),
+        ({"names": ["one"]}, "names: 1; 2, one an item"),
+    ):
+        with pytest.raises(InputRejected, match=says):
+            classifier.predict(heads[:2], **options)
+    assert [one.path for one in classifier.predict(heads[0], names="scan")] == ["scan"]
+    assert [one.path for one in classifier.predict(iter(heads[:2]), names=["scan"])] == ["scan", "item-2"]
+
+
+def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads):
+    """Two batches of 32 at most, so that a folder of any length fits into memory."""
+    taken = []
+
+    def many():
+        for number in range(150):
+            taken.append(number)
+            yield heads[number % len(heads)]
+
+    answers = classifier.predict(many(), names=[str(number) for number in range(150)])
+    first = next(answers)
+    assert (first.path, len(taken) <= 64) == ("0", True)
+    rest = list(answers)
+    assert [one.path for one in rest] == [str(number) for number in range(1, 150)]
+    assert {one.label for one in rest[5::6]} == {first.label}
+
+    def broken():
+        yield heads[0]
+        raise RuntimeError("the disc is gone")
+
+    with pytest.raises(RuntimeError, match="the disc is gone"):
+        list(classifier.predict(broken()))
+
+
 def test_heat_lies_over_the_slice(classifier, heads):
     answered = [one for one in classifier.predict(heads, heat=True) if one.probabilities]
     assert answered

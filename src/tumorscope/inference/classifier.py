@@ -1,7 +1,9 @@
 """A model package at work, with onnxruntime and without torch: slices in, findings out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tumorscope.data.decode import as_input, crop_to_head, head_square
 from tumorscope.errors import InputRejected, PackageMismatch
 from tumorscope.inference import gate
 from tumorscope.inference.reading import read_file, read_slices
+from tumorscope.inference.reading.nifti import PLANES
 from tumorscope.inference.reading.slices import Grid, Slice, Stored
 from tumorscope.package.card import AGAIN, Package, load_package
 
@@ -63,6 +66,10 @@ class Prepared:
     warned: tuple[str, ...]
 
 
+def _batch(read: "Iterator[Prepared | Finding]") -> "list[Prepared | Finding]":
+    return list(islice(read, BATCH))
+
+
 class Classifier:
     """A package opened for answers. `Classifier.load()` opens the shipped one."""
 
@@ -100,27 +107,50 @@ class Classifier:
     ) -> Iterator[Finding]:
         """A finding for every slice of paths, file bytes or grey arrays uint8 (h, w), in order; bad ones say why.
 
-        items : several, or a single one; an array (n, h, w) is n slices
+        Folders and patterns are the command's. Raises `InputRejected` at once for options that cannot be.
+
+        items : several, or a single one; an array (n, h, w) is n slices. They are read up to two batches of 32 ahead, in a thread
         names : what findings call each item; its path, or "item-1" and on, by default
         plane : which way volumes are cut; force : read DICOM of another modality than MR; heat : also give heat maps
-        error_rate : of the prediction sets, one that the card has; its usual one where None. Raises `InputRejected` for another
+        error_rate : of the prediction sets, one that the card has; its usual one where None
         """
         limits = self._limits(error_rate)
-        if isinstance(items, str | Path | bytes) or (isinstance(items, np.ndarray) and _single(items)):
-            items = [items]
-        waiting: list[Prepared | Finding] = []
-        for number, item in enumerate(items):
-            for read in _read(item, names[number] if names else _name(item, number), plane, force):
-                waiting.append(self._prepared(read) if isinstance(read, Slice) else read)
-                if len(waiting) == BATCH:
-                    yield from self._answer(waiting, heat, limits)
-                    waiting = []
-        yield from self._answer(waiting, heat, limits)
+        if plane not in PLANES:
+            raise InputRejected("plane", f"{plane!r:.40}", " or ".join(PLANES), "Choose one of these.")
+        several = _several(items)
+        names = [names] if isinstance(names, str) else names
+        if names is not None and isinstance(several, Sized) and len(names) != len(several):
+            raise InputRejected("names", f"{len(names)}", f"{len(several)}, one an item", "Name each item or none.")
+        return self._predicted(several, names, plane, force, heat, limits)
+
+    def _predicted(
+        self,
+        items: Iterable[Any],
+        names: Sequence[str] | None,
+        plane: str,
+        force: bool,
+        heat: bool,
+        limits: dict[str, float],
+    ) -> Iterator[Finding]:
+        read = (
+            self._prepared(one) if isinstance(one, Slice) else one
+            for number, item in enumerate(items)
+            for one in _read(
+                item, names[number] if names and number < len(names) else _name(item, number), plane, force
+            )
+        )
+        # One batch is read and prepared while the graph, which waits for no lock of Python, answers the one before.
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(_batch, read)
+            while waiting := coming.result():
+                coming = ahead.submit(_batch, read)
+                yield from self._answer(waiting, heat, limits)
 
     def _limits(self, error_rate: float | None) -> dict[str, float]:
         """Thresholds of the prediction sets by class."""
         conformal = self.package.card["conformal"]
-        key = f"{conformal['error_rate'] if error_rate is None else error_rate:g}"
+        asked = conformal["error_rate"] if error_rate is None else error_rate
+        key = f"{asked:g}" if isinstance(asked, int | float) else repr(asked)
         if key not in conformal["rates"]:
             known = ", ".join(conformal["rates"])
             raise InputRejected("error rate", key, f"the package knows {known}", "Choose one of these.")
@@ -141,7 +171,9 @@ class Classifier:
             verdict.warned,
         )
 
-    def _answer(self, waiting: "list[Prepared | Finding]", heat: bool, limits: dict[str, float]) -> Iterator[Finding]:
+    def _answer(
+        self, waiting: "Sequence[Prepared | Finding]", heat: bool, limits: dict[str, float]
+    ) -> Iterator[Finding]:
         prepared = [one for one in waiting if isinstance(one, Prepared)]
         answers = iter(self._findings(prepared, heat, limits) if prepared else [])
         for one in waiting:
@@ -251,31 +283,44 @@ def _line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200].rstrip(".")
 
 
-def _single(array: np.ndarray) -> bool:
-    """Whether it is one picture, which may be coloured and is refused then, and not a stack of slices."""
-    return array.ndim != 3 or array.shape[2] <= 4
+def _several(items: Any) -> Iterable[Any]:
+    """The items, where several were given, else the one, or what cannot be one, in a list."""
+    if isinstance(items, np.ndarray):
+        single = (
+            items.ndim != 3 or items.shape[2] <= 4
+        )  # a picture, which may be coloured and is refused then; no stack
+    else:
+        single = isinstance(items, str | Path | bytes | bytearray | memoryview) or hasattr(items, "read")
+    return [items] if single or not isinstance(items, Iterable) else items
 
 
-def _name(item: str | Path | bytes | np.ndarray, number: int) -> str:
+def _name(item: Any, number: int) -> str:
     return str(item) if isinstance(item, str | Path) else f"item-{number + 1}"
 
 
-def _read(item: str | Path | bytes | np.ndarray, name: str, plane: str, force: bool) -> Iterator[Slice | Finding]:
+def _read(item: Any, name: str, plane: str, force: bool) -> Iterator[Slice | Finding]:
     try:
         if isinstance(item, np.ndarray):
             yield Slice(name, _checked(name, item))
+        elif isinstance(item, bytes | bytearray | memoryview):
+            yield from read_slices(name, bytes(item), plane=plane, force=force)
+        elif isinstance(item, str | Path):
+            if Path(item).is_dir():
+                raise InputRejected(name, "a folder", "a file", "Give its files, or use tumorscope predict.")
+            yield from read_slices(name, read_file(Path(item)), plane=plane, force=force)
         else:
-            content = item if isinstance(item, bytes) else read_file(Path(item))
-            yield from read_slices(name, content, plane=plane, force=force)
+            kinds = "a path, a file's bytes or an array"
+            raise InputRejected(name, f"{type(item).__name__}", kinds, "Give numpy.asarray(it), grey uint8 (h, w).")
     except InputRejected as error:
         yield Finding(name, "error", reasons=(str(error),))
     except ModuleNotFoundError as error:
         yield Finding(name, "error", reasons=(f"{error.name} is not installed: pip install 'tumorscope[medical]'",))
-    except OSError as error:
-        yield Finding(name, "error", reasons=(f"{type(error).__name__}: {error.strerror or error}",))
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        yield Finding(name, "error", reasons=(f"{type(error).__name__}: {getattr(error, 'strerror', '') or error}",))
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim != 2 or array.dtype != np.uint8 or not array.size:
-        raise InputRejected(name, f"{array.dtype} {array.shape}", "grey uint8 (height, width)", "Convert it.")
+        remedy = "Bring its greys to 0..255, in one channel; several slices are (n, height, width)."
+        raise InputRejected(name, f"{array.dtype} {array.shape}", "grey uint8 (height, width)", remedy)
     return array
