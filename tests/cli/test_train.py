@@ -65,7 +65,7 @@ def test_an_external_set_is_tested_without_what_training_holds_again(sets, tmp_p
     assert (difference["one"], difference["other"]) == ("baseline_cnn", "memoriser")
     assert difference["difference"] == pytest.approx(scores["test"]["accuracy"] - floor)
     assert difference["slices"] == 24
-    assert "external: test accuracy of baseline_cnn less that of memoriser" in report.stdout
+    assert "external on other: test accuracy of baseline_cnn less that of memoriser" in report.stdout
     # Without the other set its slices are not there.
     alone = invoke(tmp_path, monkeypatch, "compare", run, *where[:2], "--out", tmp_path / "alone")
     assert isinstance(alone.exception, RunMismatch)

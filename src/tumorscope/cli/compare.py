@@ -19,6 +19,7 @@ def compare(
     """Compare runs: a table here, and a report with figures, JSON and CSV; prints where the report lies."""
     from tumorscope.evaluation.assemble import report_of
     from tumorscope.evaluation.evaluate import differences
+    from tumorscope.evaluation.report import under
 
     show(runs)
     for row in differences(runs):
@@ -26,6 +27,6 @@ def compare(
             *(100 * row[k] for k in ("difference", "low", "high"))
         )
         pair = f"test accuracy of {row['one']} less that of {row['other']}"
-        typer.echo(f"{row['protocol']}: {pair}: {points}, p {row['p']:.3f})")
+        typer.echo(f"{under(row['protocol'], row['test_set'])}: {pair}: {points}, p {row['p']:.3f})")
     catalogue = open_joined(data, test_data, classes)
     typer.echo(report_of(runs, catalogue, out))

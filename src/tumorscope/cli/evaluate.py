@@ -115,6 +115,7 @@ def show(runs: list[Path]) -> None:
     from rich.table import Table
 
     from tumorscope.evaluation.evaluate import comparison_rows, leak_notes
+    from tumorscope.evaluation.report import under
 
     table = Table(box=None, pad_edge=False)
     for column in (
@@ -133,7 +134,7 @@ def show(runs: list[Path]) -> None:
         table.add_column(column, justify="left" if column in ("model", "protocol", "part") else "right", no_wrap=True)
     for row in comparison_rows(runs):
         table.add_row(
-            *(row["model"], row["protocol"], row["part"], str(row["seeds"])),
+            *(row["model"], under(row["protocol"], row["test_set"]), row["part"], str(row["seeds"])),
             *(spread(row, name) for name in ("accuracy", "balanced_accuracy", "f1_weighted")),
             f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
             "" if row["memoriser_accuracy"] is None else f"{row['memoriser_accuracy']:.4f}",

@@ -26,6 +26,7 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         raise DataNotFound(f"{run}: no predictions.csv; give the folder of a finished run, or finish it with --resume.")
     predictions = read_predictions(run)
     facts = _facts(run)
+    facts["test_set"] = _other_set(facts["protocol"], predictions)
     scores = {**facts, **{part: _part(predictions[predictions["part"] == part]) for part in PARTS}}
     scores["presence_at_threshold"] = presence_at_threshold(predictions)
     floor = memoriser_of(run)
@@ -108,6 +109,13 @@ def _best_threshold(ill: pd.Series, well: pd.Series) -> float:
     return float(edges[best[len(best) // 2]])
 
 
+def _other_set(protocol: str, predictions: pd.DataFrame) -> str | None:
+    """Name of the other set that a run under external was tested on; None elsewhere, where the test is part of the data."""
+    if protocol != "external":
+        return None
+    return " and ".join(sorted(predictions.loc[predictions["part"] == "test", "source"].unique()))
+
+
 def _part(predictions: pd.DataFrame) -> dict[str, Any]:
     return {**score(predictions), "intervals": bootstrap(predictions)}
 
@@ -118,27 +126,32 @@ def _facts(run: Path) -> dict[str, Any]:
     return {"recipe": environment["recipe"]["name"], **facts}
 
 
-def by_model(runs: Sequence[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Scores of the runs by (recipe, protocol), each a list over seeds with its folder under "run".
+#: Recipe, protocol, and under external the name of the set that was tested on: runs that have all three in common are seeds.
+Key = tuple[str, str, str | None]
+
+
+def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
+    """Scores of the runs by `Key`, each a list over seeds with its folder under "run".
 
     Recipes come in the order of the runs, the protocols of each from the kindest to the strictest.
     """
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    grouped: dict[Key, list[dict[str, Any]]] = {}
     for run in runs:
         scores = evaluate_run(run)
-        grouped.setdefault((scores["recipe"], scores["protocol"]), []).append({**scores, "run": run})
-    recipes, protocols = list(dict.fromkeys(recipe for recipe, _ in grouped)), list(PROTOCOLS)
+        key = (scores["recipe"], scores["protocol"], scores["test_set"])
+        grouped.setdefault(key, []).append({**scores, "run": run})
+    recipes, protocols = list(dict.fromkeys(recipe for recipe, *_ in grouped)), list(PROTOCOLS)
     order = sorted(grouped, key=lambda key: (recipes.index(key[0]), protocols.index(key[1])))
     return {key: grouped[key] for key in order}
 
 
 def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
-    """A row for each recipe, protocol and part: mean and deviation over seeds, interval over patients of all seeds, memoriser.
+    """A row for each `Key` and part: mean and deviation over seeds, interval over patients of all seeds, memoriser.
 
     reported : put the student report's figures beside ours; only where the runs are on its data
     """
     rows = []
-    for (recipe, protocol), several in by_model(runs).items():
+    for (recipe, protocol, test_set), several in by_model(runs).items():
         for part in PARTS:
             floors = [one["memoriser"][part]["accuracy"] for one in several if "memoriser" in one]
             row = comparison_row(
@@ -149,6 +162,7 @@ def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
                 pooled_intervals([one["run"] for one in several], part),
                 sum(floors) / len(floors) if floors else None,
                 None if reported else {},
+                test_set,
             )
             rows.append(row)
     return rows
@@ -161,22 +175,26 @@ def pooled_intervals(runs: Sequence[Path], part: str) -> dict[str, Interval]:
 
 
 def differences(runs: Sequence[Path]) -> list[Row]:
-    """Test accuracy of every model less that of every later one and of the memoriser, under the same protocol.
+    """Test accuracy of every model less that of every later one and of the memoriser, under one protocol and on one test set.
 
-    A row a pair: protocol, one, other, and `intervals.paired_difference` over all seeds (patients are resampled).
+    A row a pair: protocol, test_set, one, other, and `intervals.paired_difference` over all seeds (patients are resampled).
     """
-    tables: dict[str, dict[str, pd.DataFrame]] = {}
-    for (recipe, protocol), several in by_model(runs).items():
-        tables.setdefault(protocol, {})[recipe] = pooled_test([read_predictions(one["run"]) for one in several])
+    tables: dict[tuple[str, str | None], dict[str, pd.DataFrame]] = {}
+    for (recipe, protocol, test_set), several in by_model(runs).items():
+        known_as = tables.setdefault((protocol, test_set), {})
+        known_as[recipe] = pooled_test([read_predictions(one["run"]) for one in several])
         floors = [memoriser_of(one["run"]) for one in several]
         known = [floor for floor in floors if floor is not None]
-        if known and "memoriser" not in tables[protocol]:
-            tables[protocol]["memoriser"] = pooled_test(known)
+        if known and "memoriser" not in known_as:
+            known_as["memoriser"] = pooled_test(known)
     rows = []
-    for protocol, known_as in tables.items():
+    for (protocol, test_set), known_as in tables.items():
         names = sorted(known_as, key=lambda name: name == "memoriser")
         rows += [
-            {"protocol": protocol, "one": one, "other": other, **paired_difference(known_as[one], known_as[other])}
+            {
+                **{"protocol": protocol, "test_set": test_set, "one": one, "other": other},
+                **paired_difference(known_as[one], known_as[other]),
+            }
             for place, one in enumerate(names)
             for other in names[place + 1 :]
         ]
@@ -192,7 +210,7 @@ def pooled_test(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def leak_notes(runs: Sequence[Path]) -> list[str]:
     """A sentence for each protocol whose test slices, of all folds together, are in training again."""
     notes = {}
-    for (_, protocol), several in by_model(runs).items():
+    for (_, protocol, _), several in by_model(runs).items():
         if not several[0]["leak"]:
             continue
         leak = {kind: sum(fold[kind] for fold in several[0]["leak"]) for kind in several[0]["leak"][0]}

@@ -53,7 +53,8 @@ class ModelSection:
     `layers` are (name, output shape, parameters); `recipe` is TOML text; `histories` has a table a run (see
     `figures.curves`); `scores` maps a part to the `scores.score` of every seed; `predictions` maps a part to the table
     of the first seed; `intervals` maps it to {metric: (low, high)}; `seconds` is the training time of all runs; `rates` has the
-    learning rate of every step of a run; `synthetic` has oversampled slices, each before the training slice nearest to it.
+    learning rate of every step of a run; `synthetic` has oversampled slices, each before the training slice nearest to it;
+    `test_set` is the name of the other set, under external.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ModelSection:
     intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     seconds: float = float("nan")
     protocol: str = student_report.PROTOCOL
+    test_set: str | None = None
     mistakes: Mistakes | None = None
     rates: Sequence[Sequence[float]] = ()
     synthetic: Samples | None = None
@@ -101,15 +103,17 @@ def comparison_row(
     intervals: Mapping[str, Interval] | None = None,
     memoriser: float | None = None,
     reported: Mapping[str, float] | None = None,
+    test_set: str | None = None,
 ) -> Row:
     """One flat row of the comparison table, from the `scores.score` of every seed on one part.
 
     For every flat metric `<metric>_mean` and `<metric>_sd` over seeds; `<metric>_low` and `_high` where `intervals` has
     it; `<metric>_reported` where the student report has a figure (`reported`, by default what it says of a model of
-    this name, part and protocol; pass {} for other data). `memoriser` is the memoriser's accuracy on the same part.
+    this name, part and protocol; pass {} for other data). `memoriser` is the memoriser's accuracy on the same part;
+    `test_set` the name of the other set that was tested on, under external.
     """
     known = student_report.reported(model, part, protocol) if reported is None else reported
-    row: Row = {"model": model, "protocol": protocol, "part": part, "seeds": len(scores)}
+    row: Row = {"model": model, "protocol": protocol, "test_set": test_set, "part": part, "seeds": len(scores)}
     row |= {"slices": scores[0]["n"], "pictures": scores[0]["pictures"], "patients": scores[0]["patients"]}
     row["memoriser_accuracy"] = memoriser
     for metric, value in summarise(scores).items():
@@ -134,7 +138,8 @@ def write_report(folder: Path, report: Report) -> Path:
         classes=CLASSES,
         display=figures.SHORT,
         metrics=_PER_CLASS,
-        rows={(row["model"], row["protocol"], row["part"]): row for row in report.comparison},
+        under=under,
+        rows={(row["model"], row["protocol"], row["test_set"], row["part"]): row for row in report.comparison},
         about=_about(report, drawn),
         models=[(section, _of_model(section, drawn, slug)) for section, slug in _slugs(report.models)],
         mistakes=[(section, _of_mistakes(section, drawn, slug)) for section, slug in _slugs(report.models)],
@@ -145,12 +150,19 @@ def write_report(folder: Path, report: Report) -> Path:
     return folder / "report.html"
 
 
+def under(protocol: str, test_set: str | None) -> str:
+    """The protocol, and under external the set that was tested on."""
+    return protocol if test_set is None else f"{protocol} on {test_set}"
+
+
 def in_words(rows: Sequence[Row]) -> list[str]:
-    """The test rows of the comparison table as plain sentences, a paragraph a protocol."""
+    """The test rows of the comparison table as plain sentences, a paragraph a protocol and test set."""
     tested = [row for row in rows if row["part"] == "test" and row["accuracy_mean"] is not None]
-    protocols = list(dict.fromkeys(row["protocol"] for row in tested))
-    paragraphs = [_protocol_in_words([row for row in tested if row["protocol"] == name]) for name in protocols]
-    if tested and "patient-cv" not in protocols:
+    places = dict.fromkeys((row["protocol"], row["test_set"]) for row in tested)
+    paragraphs = [
+        _protocol_in_words([row for row in tested if (row["protocol"], row["test_set"]) == place]) for place in places
+    ]
+    if tested and ("patient-cv", None) not in places:
         paragraphs.append("No score here is on patients kept apart from training; expect less on a new patient.")
     return paragraphs
 
@@ -159,8 +171,9 @@ def _protocol_in_words(rows: Sequence[Row]) -> str:
     right = listed(f"{percent(row['accuracy_mean'])} for {row['model']}" for row in rows)
     few, many = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
     runs = "one seed" if many == 1 else f"mean of {many if few == many else f'{few} to {many}'} seeds"
-    under = f"Under the {rows[0]['protocol']} protocol the share of {rows[0]['slices']:,} test slices named correctly"
-    text = f"{under} is {right} ({runs})."
+    where = f" of {rows[0]['test_set']}" if rows[0]["test_set"] else ""
+    share = f"the share of {rows[0]['slices']:,} test slices{where} named correctly"
+    text = f"Under the {rows[0]['protocol']} protocol {share} is {right} ({runs})."
     said = [(row["model"], row["accuracy_reported"]) for row in rows if row.get("accuracy_reported") is not None]
     if said:
         text += f" The student report gives {listed(f'{percent(value)} for {name}' for name, value in said)}."
@@ -287,6 +300,7 @@ def _plain_model(section: ModelSection) -> dict[str, Any]:
     return {
         "name": section.name,
         "protocol": section.protocol,
+        "test_set": section.test_set,
         "seconds": section.seconds,
         "parameters": sum(count for _, _, count in section.layers),
         "layers": [dict(zip(("name", "output", "parameters"), layer, strict=True)) for layer in section.layers],

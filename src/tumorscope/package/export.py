@@ -289,12 +289,13 @@ def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
         missed = [
             float((tumours["p_notumor"] >= tumours[PROBABILITIES].max(axis=1)).mean())
             for run in scored
-            if evaluate_run(run)["protocol"] == row["protocol"]
+            if all(evaluate_run(run)[name] == row[name] for name in ("protocol", "test_set"))
             for tumours in [_test_tumours(run)]
             if len(tumours)
         ]
         line = {
-            name: row[name] for name in ("protocol", "seeds", "slices", "pictures", "patients", "memoriser_accuracy")
+            name: row[name]
+            for name in ("protocol", "test_set", "seeds", "slices", "pictures", "patients", "memoriser_accuracy")
         }
         for name in kept:
             line |= {
