@@ -6,10 +6,12 @@ import zipfile
 
 import pytest
 from PIL import Image
+from tests.evaluation.made_runs import made_run
 from typer.testing import CliRunner
 
 from tumorscope.api import read_run
 from tumorscope.cli.main import app
+from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import RunMismatch
 
@@ -57,7 +59,8 @@ def test_an_external_set_is_tested_without_what_training_holds_again(sets, tmp_p
     scores = json.loads((run / "scores.json").read_text())
     assert scores["memoriser"]["test"]["accuracy"] is not None
 
-    report = invoke(tmp_path, monkeypatch, "compare", run, *where[:4], "--out", tmp_path / "report")
+    every = sorted((tmp_path / "runs").iterdir())
+    report = invoke(tmp_path, monkeypatch, "compare", *every, *where[:4], "--out", tmp_path / "report")
     assert report.exit_code == 0, report.output
     numbers = json.loads((tmp_path / "report" / "report.json").read_text())
     (difference,) = numbers["differences"]
@@ -69,7 +72,46 @@ def test_an_external_set_is_tested_without_what_training_holds_again(sets, tmp_p
     # Without the other set its slices are not there.
     alone = invoke(tmp_path, monkeypatch, "compare", run, *where[:2], "--out", tmp_path / "alone")
     assert isinstance(alone.exception, RunMismatch)
-    assert "scored on slices that one does not hold. Give the run's --data, and --test-data too" in str(alone.exception)
+    assert "scored on slices that one does not hold. Give the run's --data, and other with --test-data." in str(
+        alone.exception
+    )
+
+
+def test_of_all_runs_those_on_the_slices_given_are_compared_and_others_left_apart_with_the_reason(
+    sets, tmp_path, monkeypatch
+):
+    """Of a folder of runs: official ones, one tested on another set, one scored on nothing, the memoriser, a search."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    tested = load_catalogue(sets[0]).table.query("split == 'test'")
+    strange = tested.assign(path="other:" + tested["path"], source="other")
+    runs = tmp_path / "runs"
+    ours = [made_run(runs, recipe, "official", tested) for recipe in ("baseline_cnn", "improved_cnn")]
+    external = made_run(runs, "baseline_cnn", "external", strange)
+    everything = made_run(runs, "baseline_cnn", "all", tested.iloc[:0])
+    floor = made_run(runs, "fast_cnn", "official", tested).rename(runs / "memoriser-official-s0")
+    (floor / "environment.json").unlink()
+    (runs / "tune-baseline_cnn").mkdir()
+    asked = ["--data", sets[0], "--out", tmp_path / "report"]
+    done = invoke(tmp_path, monkeypatch, "compare", *sorted(runs.iterdir()), *asked)
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [(one["name"], one["protocol"]) for one in told["models"]] == [
+        ("baseline_cnn", "official"),
+        ("improved_cnn", "official"),
+    ]
+    says = " ".join(done.stderr.split())
+    assert (
+        f"Left apart: {external}: scored on slices that one does not hold. Give the run's --data, and other with"
+        in says
+    )
+    assert f"Left apart: {everything}: trained on every picture, scored on none." in says
+    assert f"Left apart: {floor}: no environment.json; this is no model's run." in says
+    assert f"Left apart: {runs / 'tune-baseline_cnn'}: no predictions.csv" in says
+    # Scores need no slices, so that the external run has them too.
+    scored = invoke(tmp_path, monkeypatch, "evaluate", "--json", *sorted(runs.iterdir()))
+    assert sorted(json.loads(scored.stdout)) == sorted(map(str, [*ours, external]))
+    none = invoke(tmp_path, monkeypatch, "compare", everything, external, *asked)
+    assert isinstance(none.exception, RunMismatch)
 
 
 @pytest.mark.parametrize(

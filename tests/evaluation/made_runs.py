@@ -16,7 +16,7 @@ def made_run(
 
     tested : path, label and source of the test slices, which are the validation slices too
     """
-    run = folder / f"{recipe}-{protocol}-{'-'.join(tested['source'].unique())}-s{seed}"
+    run = folder / f"{recipe}-{protocol}-{'-'.join(tested['source'].unique()) or 'own'}-s{seed}"
     run.mkdir(parents=True)
     (run / "recipe.toml").write_text(load_recipe(recipe).toml())
     facts = {"recipe": {"name": recipe}, "protocol": protocol, "seed": seed, "leak": []}

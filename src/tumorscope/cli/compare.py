@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tumorscope.cli.common import ClassesOption, DataOption, TestDataOption, open_joined
-from tumorscope.cli.evaluate import show
+from tumorscope.cli.evaluate import belonging, show
 
 
 def compare(
@@ -16,11 +16,17 @@ def compare(
     test_data: TestDataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("reports/compare"),
 ) -> None:
-    """Compare runs: a table here, and a report with figures, JSON and CSV; prints where the report lies."""
-    from tumorscope.evaluation.assemble import report_of
+    """Compare runs: a table here, and a report with figures, JSON and CSV; prints where the report lies.
+
+    Runs scored on other slices than those given, and folders without scores, are left apart, which is said with the reason.
+    Runs tested on another set are compared with --test-data.
+    """
+    from tumorscope.evaluation.assemble import left_apart, report_of
     from tumorscope.evaluation.evaluate import differences
     from tumorscope.evaluation.report import under
 
+    catalogue = open_joined(data, test_data, classes)
+    runs = belonging(runs, left_apart(runs, catalogue))
     show(runs)
     for row in differences(runs):
         points = "{:+.1f} points (95 % {:+.1f} to {:+.1f}".format(
@@ -28,5 +34,4 @@ def compare(
         )
         pair = f"test accuracy of {row['one']} less that of {row['other']}"
         typer.echo(f"{under(row['protocol'], row['test_set'])}: {pair}: {points}, p {row['p']:.3f})")
-    catalogue = open_joined(data, test_data, classes)
     typer.echo(report_of(runs, catalogue, out))

@@ -31,12 +31,25 @@ def evaluate(
         _package(None if package == "shipped" else Path(package), data, out, classes, as_json)
         return
     assert runs is not None
-    if as_json:
-        from tumorscope.evaluation.evaluate import evaluate_run
+    from tumorscope.evaluation.evaluate import evaluate_run, why_unscored
 
+    runs = belonging(runs, {run: why for run in runs if (why := why_unscored(run))})
+    if as_json:
         typer.echo(json.dumps({str(run): evaluate_run(run) for run in runs}, indent=2, default=str))
     else:
         show(runs)
+
+
+def belonging(runs: list[Path], apart: dict[Path, str]) -> list[Path]:
+    """The runs without those that are left `apart`, which is said with the reasons; raises `RunMismatch` where none is left."""
+    from tumorscope.errors import RunMismatch
+
+    kept = [run for run in runs if run not in apart]
+    if not kept:
+        raise RunMismatch(" ".join(f"{run}: {why}" for run, why in apart.items()))
+    for why in dict.fromkeys(apart.values()):
+        say(f"Left apart: {', '.join(str(run) for run in apart if apart[run] == why)}: {why}")
+    return kept
 
 
 def _package(package: Path | None, data: Path | None, out: Path, classes: list[str] | None, as_json: bool) -> None:

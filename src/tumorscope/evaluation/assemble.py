@@ -13,7 +13,15 @@ from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import RunMismatch
-from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, pooled_intervals
+from tumorscope.evaluation.evaluate import (
+    by_model,
+    comparison_rows,
+    differences,
+    evaluate_run,
+    leak_notes,
+    pooled_intervals,
+    why_unscored,
+)
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
 from tumorscope.evaluation.scores import worst_mistakes
 from tumorscope.labels import CLASSES, INDEX
@@ -38,16 +46,9 @@ def report_of(
     epochs: pd.DataFrame | None = None,
     notices: Sequence[str] = (),
 ) -> Path:
-    """Write the report of finished runs into `folder` and give the page's path; raises `RunMismatch` for runs of other data."""
-    known = set(catalogue.table["path"])
-    for run in runs:
-        scored = read_predictions(run)
-        # Validation slices may be of a further set that the recipe names, and none of them is shown.
-        if not known.issuperset(scored.loc[scored["part"] == "test", "path"]):
-            raise RunMismatch(
-                f"{run}: scored on slices that {catalogue.name} does not hold. Give the run's --data, and --test-data too for "
-                "a run under external."
-            )
+    """Write the report of finished runs into `folder` and give the page's path; raises `RunMismatch` for `left_apart` runs."""
+    for run, why in left_apart(runs, catalogue).items():
+        raise RunMismatch(f"{run}: {why}")
     report = Report(
         title=f"tumorscope: {catalogue.name}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -62,6 +63,24 @@ def report_of(
         differences=differences(runs),
     )
     return write_report(folder, report)
+
+
+def left_apart(runs: Sequence[Path], catalogue: Catalogue) -> dict[Path, str]:
+    """Runs that do not belong into a report on this catalogue, each with the reason: not scored, or on other slices."""
+    known = set(catalogue.table["path"])
+    found = {}
+    for run in runs:
+        why = why_unscored(run)
+        if not why:
+            scored = read_predictions(run)
+            # Validation slices may be of a further set that the recipe names, and none of them is shown.
+            if not known.issuperset(scored.loc[scored["part"] == "test", "path"]):
+                other = evaluate_run(run)["test_set"]
+                data = "--data alone" if other is None else f"--data, and {other} with --test-data"
+                why = f"scored on slices that {catalogue.name} does not hold. Give the run's {data}."
+        if why:
+            found[run] = why
+    return found
 
 
 def is_report_data(catalogue: Catalogue) -> bool:

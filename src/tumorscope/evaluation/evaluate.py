@@ -13,17 +13,17 @@ from tumorscope.evaluation.intervals import bootstrap, paired_difference
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row
 from tumorscope.evaluation.scores import PROBABILITIES, flat, score
 from tumorscope.files import write_json
-from tumorscope.protocols import PROTOCOLS
+from tumorscope.protocols import ALL, PROTOCOLS
 from tumorscope.training.runs import read_predictions
 
 
 def evaluate_run(run: Path) -> dict[str, Any]:
     """Scores of a run folder by part ("validation", "test"), made from its predictions alone and written to scores.json.
 
-    Raises `DataNotFound` where the folder holds no finished run.
+    Raises `DataNotFound` where the folder holds none.
     """
-    if not (run / "predictions.csv").exists():
-        raise DataNotFound(f"{run}: no predictions.csv; give the folder of a finished run, or finish it with --resume.")
+    if why := why_unscored(run):
+        raise DataNotFound(f"{run}: {why}")
     predictions = read_predictions(run)
     facts = _facts(run)
     facts["test_set"] = _other_set(facts["protocol"], predictions)
@@ -34,6 +34,17 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         scores["memoriser"] = {part: flat(score(floor[floor["part"] == part])) for part in PARTS}
     write_json(run / "scores.json", scores)
     return scores
+
+
+def why_unscored(run: Path) -> str:
+    """Why a path holds no scores of a model; "" where it does."""
+    if not (run / "predictions.csv").exists():
+        return "no predictions.csv; give the folder of a finished run, or finish it with --resume."
+    if not (run / "environment.json").exists():
+        return "no environment.json; this is no model's run. The memoriser's scores stand beside those of each run."
+    if _facts(run)["protocol"] == ALL:
+        return "trained on every picture, scored on none. Give a run of the same recipe under another protocol."
+    return ""
 
 
 def memoriser_of(run: Path) -> pd.DataFrame | None:
