@@ -118,6 +118,7 @@ def test_of_all_runs_those_on_the_slices_given_are_compared_and_others_left_apar
     ("options", "said"),
     [
         (["--protocol", "external"], "--test-data"),
+        (["--protocol", "patientcv"], "patientcv: expected official, clean"),
         (["--folds", "published"], "--protocol patient-cv"),
         (["--protocol", "patient-cv", "--folds", "mine"], "expected published"),
         (["--protocol", "clean", "--test-data", "x.zip"], "with --test-data it is external"),

@@ -186,7 +186,7 @@ def test_a_table_holds_rows_of_one_set(tmp_path):
         (["--protocol", "patientcv"], "patientcv: expected official"),
         (["--protocol", "all"], "all: expected official"),
         (["--protocol", "external"], "external needs the other set"),
-        (["--test-data", "."], "goes with --protocol external alone"),
+        (["--test-data", ".", "--protocol", "clean"], "clean: with --test-data it is external"),
         (["--against", "report"], "report: no row of that name"),
     ],
 )

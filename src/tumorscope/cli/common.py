@@ -1,6 +1,6 @@
 """What several verbs share: options, progress and the way to a catalogue."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +40,16 @@ def class_mapping(pairs: list[str] | None) -> dict[str, str] | None:
         if "=" not in pair:
             raise typer.BadParameter(f"{pair}: expected folder=class, for example no=notumor", param_hint="--classes")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def need_fitting(protocol: str, known: Sequence[str], other: bool) -> None:
+    """Wrong use for a protocol that is not among `known`, or does not fit whether --test-data names another set."""
+    if protocol not in known:
+        raise typer.BadParameter(f"{protocol}: expected {', '.join(known)}", param_hint="--protocol")
+    if other and protocol != "external":
+        raise typer.BadParameter(f"{protocol}: with --test-data it is external", param_hint="--protocol")
+    if not other and protocol == "external":
+        raise typer.BadParameter("external needs the other set: --test-data PATH", param_hint="--protocol")
 
 
 def say(message: str) -> None:

@@ -1,6 +1,5 @@
 """`tumorscope study`: the published student report, row by row."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from tumorscope.cli.common import (
     RunsOption,
     TestDataOption,
     name_pictures,
+    need_fitting,
     open_joined,
     say,
     training_progress,
@@ -29,7 +29,8 @@ def run(
         list[str] | None, typer.Option("--rows", help="Row or group by name; repeatable. Default report.")
     ] = None,
     protocols: Annotated[
-        list[str] | None, typer.Option("--protocol", help="Repeatable. Default official and patient-cv.")
+        list[str] | None,
+        typer.Option("--protocol", help="Repeatable. Default official and patient-cv; external with --test-data."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every row; 5 or 10 by default.")] = None,
     runs: RunsOption = Path("runs/study"),
@@ -45,6 +46,7 @@ def run(
     list_: Annotated[bool, typer.Option("--list", help="List the rows.")] = False,
 ) -> None:
     """Train the rows and write the table after each; what is finished is kept, so that it goes on after any stop."""
+    from tumorscope.protocols import PROTOCOLS as KNOWN
     from tumorscope.study.rows import all_rows, chosen_rows
 
     if list_:
@@ -55,7 +57,9 @@ def run(
     reference = next((row for row in all_rows() if row.name == against), None)
     if against and reference is None:
         raise typer.BadParameter(f"{against}: no row of that name; see --list", param_hint="--against")
-    _need_known(protocols or [], test_data is not None)
+    protocols = protocols or (["external"] if test_data is not None else [])
+    for protocol in protocols:
+        need_fitting(protocol, list(KNOWN), test_data is not None)
     catalogue = name_pictures(open_joined(data, test_data, classes, (30,)))
     with training_progress() as report:
         from tumorscope.study.table import PROTOCOLS, read_study, run_study
@@ -77,19 +81,6 @@ def run(
     if any((line["row"], line["protocol"]) in asked for line in read_study(out / "study.json")["not_measured"]):
         say("Not all rows could be run here; the page lists what is missing, why, and what runs it.")
         raise typer.Exit(1)
-
-
-def _need_known(protocols: Sequence[str], external: bool) -> None:
-    """Wrong use for a protocol that is unknown, or that the data given do not fit."""
-    from tumorscope.protocols import PROTOCOLS
-
-    for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise typer.BadParameter(f"{protocol}: expected {', '.join(PROTOCOLS)}", param_hint="--protocol")
-    if external and list(protocols) != ["external"]:
-        raise typer.BadParameter("goes with --protocol external alone", param_hint="--test-data")
-    if "external" in protocols and not external:
-        raise typer.BadParameter("external needs the other set: --test-data PATH", param_hint="--protocol")
 
 
 @app.command("show")

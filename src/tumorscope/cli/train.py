@@ -11,6 +11,7 @@ from tumorscope.cli.common import (
     RunsOption,
     TestDataOption,
     name_pictures,
+    need_fitting,
     open_joined,
     say,
     training_progress,
@@ -96,15 +97,15 @@ def train(
 
 def chosen_protocol(protocol: str, folds: str, external: bool) -> str:
     """The protocol's own name from the options; wrong combinations are wrong use."""
-    if external and protocol not in ("", "external"):
-        raise typer.BadParameter(f"{protocol}: with --test-data it is external", param_hint="--protocol")
-    if not external and protocol == "external":
-        raise typer.BadParameter("external needs the other set: --test-data PATH", param_hint="--protocol")
+    from tumorscope.protocols import ALL, PROTOCOLS
+
+    protocol = protocol or ("external" if external else "official")
+    need_fitting(protocol, [*PROTOCOLS, ALL], external)
     if folds not in ("", "published"):
         raise typer.BadParameter(f"{folds}: expected published", param_hint="--folds")
     if folds and protocol != "patient-cv":
         raise typer.BadParameter("published folds go with --protocol patient-cv", param_hint="--folds")
-    return "published-cv" if folds else "external" if external else protocol or "official"
+    return "published-cv" if folds else protocol
 
 
 def removed(catalogue: "Catalogue") -> str:
