@@ -177,6 +177,15 @@ def test_a_trial_whose_loss_becomes_infinite_is_passed_over(tmp_path):
     assert json.loads((tmp_path / "out" / "search.json").read_text())["trials"] == {"complete": 1, "pruned": 1}
 
 
+def test_more_folds_than_a_protocol_has_are_refused_before_anything_is_written(tmp_path):
+    data, out = tiny_catalogue(tmp_path / "data"), tmp_path / "out"
+    with pytest.raises(
+        InputRejected, match=r"^folds: 2; clean has 1\. Ask for no more, or choose .* such as patient-cv"
+    ):
+        tune("baseline_cnn", SPACE, data, trials=1, out=out, protocol="clean", inner_folds=2)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("protocol", ["official", "external", "all"])
 def test_protocols_without_a_grouped_validation_part_are_refused_before_data_are_read(protocol, tmp_path):
     with pytest.raises(

@@ -85,9 +85,9 @@ def tune(
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core
 
-    Raises `InputRejected` for another protocol, `RecipeError` for a recipe or a space that cannot be searched, `RunMismatch`
-    where the storage holds a search over something else, `LossNotFinite` where no trial came to its end (`RecipeError` where
-    that is for impossible values), `SplitLeak` for weights that may know its slices.
+    Raises `InputRejected` for another protocol and for more folds than it has, `RecipeError` for a recipe or a space that
+    cannot be searched, `RunMismatch` where the storage holds a search over something else, `LossNotFinite` where no trial
+    came to its end (`RecipeError` where that is for impossible values), `SplitLeak` for weights that may know its slices.
     """
     need_grouped(protocol)
     base = load_recipe(recipe)
@@ -95,9 +95,12 @@ def tune(
     _need_weights(base, catalogue)
     if sampler == "grid":
         trials = min(trials, math.prod(len(values.grid()) for values in space.values()))
-    made = folds(protocol, catalogue.table, seed)[:inner_folds]
+    made = folds(protocol, catalogue.table, seed)
+    if inner_folds > len(made):
+        remedy = "Ask for no more, or choose a protocol of several folds, such as patient-cv."
+        raise InputRejected("folds", inner_folds, f"{protocol} has {len(made)}", remedy)
     nothing = np.empty(0, np.int64)
-    blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made)
+    blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made[:inner_folds])
     labels = catalogue.table["label"].map(INDEX).to_numpy().astype(np.int64)
     slices = input_file(catalogue, base.input)
     features = _features(base, slices, catalogue, say)
