@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -359,13 +360,24 @@ def test_from_other_images_to_a_trained_run_by_command_line(tmp_path, monkeypatc
         "set.zip",
         "--set",
         "pretrain.method=labels",
+        "--set",
+        "input.size=40",
+        "--set",
+        "model.backbone.channels=1",
+        "--set",
+        "training.epochs=1",
     ]
     told = CliRunner().invoke(app, call, catch_exceptions=False)
     assert told.exit_code == 0, told.output
     file = Path("weights/tiny-heads.safetensors")
     assert str(file.resolve()) in told.output
-    more = ["--set", f"model.backbone.weights=file:{file}", "--workers", "1"]
-    told = CliRunner().invoke(app, ["train", "tiny.toml", "--data", "set.zip", *more], catch_exceptions=False)
+    (following,) = (line for line in told.output.splitlines() if line.startswith("Next: tumorscope "))
+    command = following.removeprefix("Next: tumorscope ")
+    assert command == (
+        "train tiny.toml --data set.zip --set input.size=40 --set model.backbone.channels=1 --set training.epochs=1 "
+        f"--set model.backbone.weights=file:{file}"
+    )
+    told = CliRunner().invoke(app, [*shlex.split(command), "--workers", "1"], catch_exceptions=False)
     assert told.exit_code == 0, told.output
     origin = json.loads(read_source(file, "resnet10t").header[ORIGIN])
     assert (origin["slices"], origin["method"]) == (36, "labels")
@@ -415,6 +427,9 @@ def test_images_without_labels_are_enough_and_none_may_be_left(tmp_path, monkeyp
     told = CliRunner().invoke(app, call, catch_exceptions=False)
     assert told.exit_code == 0, told.output
     assert "Left out: 1 files that are no readable image." in told.output
+    assert (
+        "Training refuses these weights on any set: name the set that is trained on with --apart-from." in told.output
+    )
     origin = json.loads(read_source(Path("weights/tiny-flat.safetensors"), "resnet10t").header[ORIGIN])
     assert (origin["slices"], origin["method"], origin["apart_from"]) == (2, "simclr", [])
     told = CliRunner().invoke(app, [*call, "--apart-from", "set.zip", "--out", "none.safetensors"])

@@ -90,7 +90,19 @@ def pretrain(
             progress=progress_of(report, work, "epochs"),
         )
     typer.echo(file.resolve())
-    say(f"Next: tumorscope train {recipe} --set model.backbone.weights=file:{file}")
+    say(following(recipe, file, set_ or [], apart_from or []))
+
+
+def following(recipe: str, file: Path, set_: list[str], apart_from: list[Path]) -> str:
+    """The command that trains with the weights: on the set that they are proven apart from, with the network that learnt them."""
+    import shlex
+
+    if not apart_from:
+        return "Training refuses these weights on any set: name the set that is trained on with --apart-from."
+    learnt = ("pretrain.", "model.backbone.weights=")  # how and from what they were learnt, which is done
+    kept = [item for item in set_ if not item.startswith(learnt)]
+    options = [word for item in (*kept, f"model.backbone.weights=file:{file}") for word in ("--set", item)]
+    return f"Next: {shlex.join(['tumorscope', 'train', recipe, '--data', str(apart_from[0]), *options])}"
 
 
 def by_class(pictures: "Pictures") -> str:
