@@ -15,6 +15,7 @@ from tumorscope.audit.identify import with_pictures
 from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
+from tumorscope.data.masks import INSIDE, UNKNOWN
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.assemble import report_of
@@ -23,6 +24,7 @@ from tumorscope.package.card import load_package
 from tumorscope.package.export import export_run
 from tumorscope.protocols import folds
 from tumorscope.training.external import Further, widened, with_external
+from tumorscope.training.runs import masks_of
 
 QUICK = {"training.epochs": 1, "training.batch_size": 32}
 
@@ -169,6 +171,24 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
         says = r"trained on main and mixed \(.*other bytes than other and mixed.*Give its --data\.$"
         with pytest.raises(RunMismatch, match=says):
             refused()
+
+
+def test_masks_of_the_main_set_are_used_beside_a_further_set_without_any(sets):
+    """No figshare set is there; the further set's tumours are of unknown place, its tumour-free slices have none."""
+    further = {"data": "mixed.zip", "classes": ["glioma", "notumor"]}
+    chosen = load_recipe("region_unet", {"input.size": 32, "external": [further]})
+    wide, _, _ = with_external(chosen, sets)
+    found, own = np.load(masks_of(chosen, wide)), np.load(masks_of(chosen, sets))
+    assert (own == INSIDE).any()
+    np.testing.assert_array_equal(found[: len(own)], own)
+    tumour = (wide.table["label"] != "notumor").to_numpy()[len(own) :]
+    assert (found[len(own) :][tumour] == UNKNOWN).all()
+    assert not found[len(own) :][~tumour].any()
+    # A main set without masks needs it.
+    bare = load_catalogue(sets.origin.parent / "mixed.zip")
+    chosen = load_recipe("region_unet", {"input.size": 32, "external": [{"data": "main.zip"}]})
+    with pytest.raises(DataNotFound, match=r"cheng-figshare\.zip: neither a path nor"):
+        masks_of(chosen, with_external(chosen, bare)[0])
 
 
 def test_a_set_that_is_not_there_is_named_with_where_it_was_looked_for(sets):

@@ -29,6 +29,16 @@ def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | 
     figshare : the figshare set, for slices whose data name no mask. Raises `DataNotFound` where no mask is known at all,
     `InputRejected` where a mask has changed since the data were catalogued.
     """
+    table = catalogue.table
+    if figshare is None and (table["mask"] == "").all() and (table["label"] != "notumor").any():
+        raise DataNotFound(
+            f"{catalogue.name}: no tumour mask is known. Name them in a metadata.csv, or give the figshare set with "
+            "--set regions.masks=PATH"
+        )
+    return _file(catalogue, size, crop, figshare)
+
+
+def _file(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> Path:
     known = fingerprint(open_source(figshare)) if figshare else ""
     view = f"{size}-{crop}-{known}-{catalogue.digest}-{list(catalogue.table['mask_sha256'])}"
     file = catalogue.folder / f"masks-{hashlib.sha256(view.encode()).hexdigest()[:16]}.npy"
@@ -41,8 +51,7 @@ def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | 
 
 def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> np.ndarray:
     if catalogue.parts:
-        parts = [np.load(masks(part, size, crop, figshare)) for part in catalogue.parts]
-        return np.concatenate(parts)
+        return np.concatenate([np.load(_file(part, size, crop, figshare)) for part in catalogue.parts])
     table = catalogue.table
     free = (table["label"] == "notumor").to_numpy()
     array = np.where(free, OUTSIDE, UNKNOWN).astype(np.uint8)[:, None, None].repeat(size, 1).repeat(size, 2)
@@ -59,11 +68,6 @@ def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> 
         matches: dict[int, Any] = dict(zip(found["row"].tolist(), found.itertuples(), strict=True))
         rows = np.array([row for row in sorted(matches) if not free[row]], np.int64)
         _fill(array, rows, catalogue, crop, lambda row: mask_of(known, matches[row]))
-    elif not free.all():
-        raise DataNotFound(
-            f"{catalogue.name}: no tumour mask is known. Name them in a metadata.csv, or give the figshare set with "
-            "--set regions.masks=PATH"
-        )
     return array
 
 

@@ -19,7 +19,7 @@ from tumorscope.config import External, Recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
-from tumorscope.errors import InputRejected, RecipeError, RunMismatch
+from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch
 from tumorscope.labels import INDEX
 from tumorscope.protocols import folds
 from tumorscope.training.external import extended, find_external, widened, with_external
@@ -166,10 +166,18 @@ def _work(jobs: list[Job], workers: int, report: Report) -> None:
 def masks_of(recipe: Recipe, catalogue: Catalogue) -> Path:
     """File of the tumour masks at the recipe's input, from the data or from the figshare set that `regions.masks` names.
 
-    Raises `DataNotFound` where neither knows any.
+    Each set's own masks come first. Where the main set has some, the figshare set need not be there: tumours of further sets
+    that name no mask are of unknown place then. Raises `DataNotFound` where neither knows any of the main set.
     """
-    own = (catalogue.table["mask"] != "").any() and not catalogue.parts
-    figshare = None if own else find_external(recipe.regions.masks, catalogue.origin)
+    tables = [one.table for one in catalogue.sets]
+    known = [(table["mask"] != "").any() or (table["label"] == "notumor").all() for table in tables]
+    figshare = None
+    if not all(known):
+        try:
+            figshare = find_external(recipe.regions.masks, catalogue.origin)
+        except DataNotFound:
+            if not known[0]:
+                raise
     return masks(catalogue, recipe.input.size, recipe.input.crop, figshare)
 
 
