@@ -20,6 +20,7 @@ from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.assemble import report_of
 from tumorscope.evaluation.explain import explain_run
+from tumorscope.evaluation.package_scores import score_package
 from tumorscope.package.card import load_package
 from tumorscope.package.export import export_run
 from tumorscope.protocols import folds
@@ -162,6 +163,12 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
     package = load_package(export_run(whole, [crossed], main, tmp_path / "package"))
     limit = package.card["limits"][0]
     assert limit == "Trained on 84 pictures of main and 18 slices of mixed.zip, which the gate is not measured on."
+
+    # Asked about the further set, it knows its 18 gliomas again, and the other 45 files that took no part in training.
+    _, asked = score_package(tmp_path / "package", main.origin.parent / "mixed.zip")
+    assert asked["in training"] == {"n": 18, "of": 63}
+    _, asked = score_package(tmp_path / "package", main.origin)
+    assert asked["trained on this"]
 
     stranger = load_catalogue(main.origin.parent / "other.zip")
     for refused in (

@@ -186,13 +186,13 @@ def _card(
 ) -> dict[str, Any]:
     """card.json: what the model takes and gives, is made of, and what is `told` of it by measurements.
 
-    trained : rows of the catalogue; files of their pictures are listed, unless there were further sets, whose files are not here
+    trained : rows of the catalogue that the run was trained on. Files of their pictures are listed, those of further sets too
     """
+    wide, every = trained_with_further(recipe, facts, catalogue)
     trained_on = f"Trained on {len(trained)} pictures of {catalogue.name}"
     if recipe.external:
         sets = ", ".join(dict.fromkeys(Path(entry.data).name for entry in recipe.external))
-        further = facts["folds"][0]["train"] - len(trained)
-        trained_on += f" and {further} slices of {sets}, which the gate is not measured on"
+        trained_on += f" and {len(every) - len(trained)} slices of {sets}, which the gate is not measured on"
     return {
         "format": FORMAT,
         "name": recipe.name,
@@ -212,13 +212,22 @@ def _card(
         "external": [],
         "data": {
             **{"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
-            **({} if recipe.external else {"sha256": " ".join(files_of(catalogue.table, trained))}),
+            "sha256": " ".join(files_of(wide, every)),
         },
         "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "recipe": recipe.model_dump(mode="json"),
         "environment": environment(),
         "licence": "Apache-2.0",
     }
+
+
+def trained_with_further(
+    recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Table of the catalogue with the recipe's further sets behind it, and its rows that the run was trained on."""
+    wide, further = with_rows(recipe, catalogue)
+    fold = folds(facts["protocol"], catalogue.table, facts["seed"])[0]
+    return wide.table, widened(fold, wide.table, further)[0].train
 
 
 def files_of(table: pd.DataFrame, trained: np.ndarray) -> list[str]:
