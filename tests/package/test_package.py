@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from tumorscope.cli.main import app
 from tumorscope.config import load_recipe
 from tumorscope.data import known
+from tumorscope.data.cards import CARDS
 from tumorscope.data.decode import decode
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
@@ -32,8 +33,9 @@ from tumorscope.inference.reading.slices import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package
-from tumorscope.package.export import add_to_card, export_run, files_of
+from tumorscope.package.export import add_to_card, export_run, files_of, sets_of
 from tumorscope.package.limits import statistics
+from tumorscope.package.model_card import model_card
 from tumorscope.training.network import load_network
 
 
@@ -71,6 +73,25 @@ def test_the_card_lists_every_protocol_with_scores_or_the_command_that_would_say
     assert "not measured: `tumorscope train compact_cnn --data ARCHIVE --protocol clean`" in line
     header = next(line for line in package.model_card.splitlines() if line.startswith("| protocol"))
     assert line.count("|") == header.count("|")
+
+
+def test_the_card_names_the_sets_that_it_was_trained_on_with_their_licences(made, monkeypatch):
+    package = load_package(made[0])
+    nothing = {"name": "phantom", "title": "", "licence": "", "url": "", "use": "slices"}
+    assert package.card["data"]["sets"] == [nothing]
+    assert "Slices of phantom; its licence is not known here." in package.model_card.splitlines()
+    monkeypatch.setitem(CARDS, "nickparvar", replace(CARDS["nickparvar"], digest=made[1].digest))
+    slices, masks = (
+        {name: getattr(CARDS[card], name) for name in ("name", "title", "licence", "url")} | {"use": use}
+        for card, use in (("nickparvar", "slices"), ("figshare", "masks"))
+    )
+    assert sets_of(load_recipe("compact_cnn"), made[1]) == [slices]
+    assert sets_of(load_recipe("region_lite"), made[1]) == [slices]  # the phantom set has masks of its own
+    bare = replace(made[1], table=made[1].table.assign(mask=""))
+    monkeypatch.setattr("tumorscope.training.runs.find_external", lambda name, origin: origin)
+    assert sets_of(load_recipe("region_lite"), bare) == [slices, masks]
+    told = model_card({**package.card, "data": {**package.card["data"], "sets": [slices, masks]}})
+    assert f"Masks of {CARDS['figshare'].title}; licence CC BY 4.0: {CARDS['figshare'].url}." in told.splitlines()
 
 
 def test_scores_of_later_runs_are_added_to_a_finished_package(made, tmp_path):
@@ -579,7 +600,7 @@ def test_slices_of_the_training_set_are_counted_and_the_others_scored_apart(made
     answer, result = scored(tmp_path / "older")
     assert result["in training"] is None
     assert "is not known" in answer.stderr
-    card["data"]["digest"] = known.DIGEST
+    card["data"]["digest"] = CARDS["nickparvar"].digest
     resealed(tmp_path / "older", json.dumps(card).encode())
     first = hashlib.sha256((data / "glioma" / "0.png").read_bytes()).hexdigest()[:16]
     one = pd.DataFrame(dict.fromkeys(known.FILLED, ""), index=[first])
@@ -627,7 +648,7 @@ def test_slices_of_known_kinds_are_scored_beside_others_and_an_unread_file_ends_
 
 
 def test_the_known_set_is_what_the_shipped_package_was_trained_on():
-    assert load_package().card["data"]["digest"] == known.DIGEST
+    assert load_package().card["data"]["digest"] == CARDS["nickparvar"].digest
 
 
 def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made, tmp_path):

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """One data set: `handle` on Kaggle with its pinned version where it can be fetched, else empty."""
+    """One data set. handle : on Kaggle with its pinned version where it can be fetched, else empty.
+
+    digest : of its catalogue (`data.catalogue.digest_of`), which runs and packages know it by; "" where it has many
+    """
 
     name: str
     title: str
@@ -13,6 +16,7 @@ class Card:
     url: str
     slices: str
     handle: str = ""
+    digest: str = ""
 
 
 CARDS = {
@@ -25,6 +29,7 @@ CARDS = {
             url="https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset",
             slices="7,023: glioma, meningioma, pituitary tumour, no tumour; 5,712 training and 1,311 test",
             handle="masoudnickparvar/brain-tumor-mri-dataset/versions/1",
+            digest="a5ca1826a06bf39b",
         ),
         Card(
             name="figshare",

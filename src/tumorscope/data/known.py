@@ -13,8 +13,6 @@ import pandas as pd
 #: Columns that are filled, and digits of the sha256 that slices are known by.
 FILLED = ("picture", "patient", "patient_group", "fold")
 DIGITS = 16
-#: What packages that were trained on this set call it (`data.catalogue.digest_of`).
-DIGEST = "a5ca1826a06bf39b"
 
 
 @cache

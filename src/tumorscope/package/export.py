@@ -13,6 +13,7 @@ import pandas as pd
 from tumorscope import __version__
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_pixels, pixels
+from tumorscope.data.cards import CARDS, Card
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.known import DIGITS
 from tumorscope.errors import InputRejected, RunMismatch
@@ -32,7 +33,7 @@ from tumorscope.training.external import widened, with_rows
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.identity import environment
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import facts_of, read_predictions
+from tumorscope.training.runs import facts_of, figshare_of, read_predictions
 
 #: Largest difference of probabilities between graph and network.
 TOLERANCE = 1e-4
@@ -212,7 +213,8 @@ def _card(
         "external": [],
         "data": {
             **{"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
-            "sha256": " ".join(files_of(wide, every)),
+            "sha256": " ".join(files_of(wide.table, every)),
+            "sets": sets_of(recipe, wide),
         },
         "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "recipe": recipe.model_dump(mode="json"),
@@ -221,13 +223,23 @@ def _card(
     }
 
 
-def trained_with_further(
-    recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Table of the catalogue with the recipe's further sets behind it, and its rows that the run was trained on."""
+def trained_with_further(recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> tuple[Catalogue, np.ndarray]:
+    """The catalogue with the recipe's further sets behind it, and its rows that the run was trained on."""
     wide, further = with_rows(recipe, catalogue)
     fold = folds(facts["protocol"], catalogue.table, facts["seed"])[0]
-    return wide.table, widened(fold, wide.table, further)[0].train
+    return wide, widened(fold, wide.table, further)[0].train
+
+
+def sets_of(recipe: Recipe, catalogue: Catalogue) -> list[dict[str, str]]:
+    """Name, title, licence, url and use of every set that slices or masks are of; only the name of those not known here."""
+    known = {card.digest: card for card in CARDS.values() if card.digest}
+    used = [(known.get(part.digest) or Card(part.name, "", "", "", ""), "slices") for part in catalogue.sets]
+    if recipe.needs_masks and figshare_of(recipe, catalogue):
+        used.append((CARDS["figshare"], "masks"))
+    return [
+        {**{field: getattr(card, field) for field in ("name", "title", "licence", "url")}, "use": use}
+        for card, use in used
+    ]
 
 
 def files_of(table: pd.DataFrame, trained: np.ndarray) -> list[str]:

@@ -169,16 +169,21 @@ def masks_of(recipe: Recipe, catalogue: Catalogue) -> Path:
     Each set's own masks come first. Where the main set has some, the figshare set need not be there: tumours of further sets
     that name no mask are of unknown place then. Raises `DataNotFound` where neither knows any of the main set.
     """
+    return masks(catalogue, recipe.input.size, recipe.input.crop, figshare_of(recipe, catalogue))
+
+
+def figshare_of(recipe: Recipe, catalogue: Catalogue) -> Path | None:
+    """The figshare set, where masks are taken from it; None where the data's own are enough. Raises as `masks_of` does."""
     tables = [one.table for one in catalogue.sets]
     known = [(table["mask"] != "").any() or (table["label"] == "notumor").all() for table in tables]
-    figshare = None
-    if not all(known):
-        try:
-            figshare = find_external(recipe.regions.masks, catalogue.origin)
-        except DataNotFound:
-            if not known[0]:
-                raise
-    return masks(catalogue, recipe.input.size, recipe.input.crop, figshare)
+    if all(known):
+        return None
+    try:
+        return find_external(recipe.regions.masks, catalogue.origin)
+    except DataNotFound:
+        if not known[0]:
+            raise
+    return None
 
 
 @contextmanager
