@@ -59,27 +59,33 @@ def score_package(
     if not planned:
         raise nothing_found(source, [])
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
+    found, damaged = _answers(classifier, source, planned, masked, progress)
+    digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
+    seen = _in_training(found, classifier.package.card["data"], digest)
+    found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]), in_training=seen)
+    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256"])
+    data_facts = {"name": readable(source.path.stem), "digest": digest, "slices": len(found)}
+    return found, {
+        "package": classifier.package.card["name"],
+        "data": {**data_facts, "notices": (*notices, *damaged)},
+        **_counts(found, seen),
+        **environment(),
+        **_all_scores(found, seen),
+    }
+
+
+def _answers(
+    classifier: Classifier,
+    source: Source,
+    planned: list[Planned],
+    masked: bool,
+    progress: Callable[[int, int], None],
+) -> tuple[pd.DataFrame, list[str]]:
+    """A row for each finding with what is known of its slice, and a notice for each mask that could not be used."""
     damaged: list[str] = []
-    rows: list[dict[str, Any]] = [
-        {
-            **{
-                "path": readable(one.path),
-                "label": item.label,
-                "source": item.source,
-                "plane": item.plane or one.plane,
-            },
-            **{"patient": item.patient, "patient_group": item.patient_group, "fold": item.fold, "picture": ""},
-            **{
-                "file": item.path,
-                "together": _together(one),
-                "sha256": sha256,
-                "status": one.status,
-                "answer": one.label,
-            },
-            **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
-            **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in classifier.package.card["labels"]},
-            **(_region(one, source, item.mask if one.path == item.path else "", damaged) if masked else {}),
-        }
+    rows = [
+        _row(item, sha256, one, classifier.package.card["labels"])
+        | (_region(one, source, item.mask if one.path == item.path else "", damaged) if masked else {})
         for item, sha256, one in _findings(classifier, source, planned, masked, progress)
     ]
     volumes = {row["file"] for row in rows if row["path"] != readable(row["file"])}
@@ -88,33 +94,41 @@ def score_package(
         for item in planned
         if masked and item.mask and item.path in volumes
     ]
-    found = known.fill(pd.DataFrame(rows))
-    digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
-    seen = _in_training(found, classifier.package.card["data"], digest)
+    return known.fill(pd.DataFrame(rows)), damaged
+
+
+def _row(item: Planned, sha256: str, one: Finding, labels: list[str]) -> dict[str, Any]:
+    """What is known of a slice and what the package says of it."""
+    return {
+        **{"path": readable(one.path), "label": item.label, "source": item.source, "plane": item.plane or one.plane},
+        **{"patient": item.patient, "patient_group": item.patient_group, "fold": item.fold, "picture": ""},
+        **{"file": item.path, "together": _together(one), "sha256": sha256},
+        **{"status": one.status, "answer": one.label},
+        **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
+        **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in labels},
+    }
+
+
+def _counts(found: pd.DataFrame, seen: "pd.Series[bool] | None") -> dict[str, Any]:
+    """How many slices were answered, refused and not read, and how many are `seen` in training."""
     read = found["status"] != "error"
     counted = None if seen is None else {"n": int(seen[read].sum()), "of": int(read.sum())}
-    found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]), in_training=seen)
-    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256"])
-    answered = found[found[PROBABILITIES[0]].notna()]
     refused = found["status"].isin(["refused", "error"])
-    result: dict[str, Any] = {
-        "package": classifier.package.card["name"],
-        "data": {
-            "name": readable(source.path.stem),
-            "digest": digest,
-            "slices": len(found),
-            "notices": (*notices, *damaged),
-        },
+    return {
         "trained on this": counted is not None and 0 < counted["n"] == counted["of"],
         "in training": counted,
         "status": found["status"].value_counts().to_dict(),
         "refused by class": refused.groupby(found["label"]).mean().to_dict(),
-        **environment(),
     }
-    result |= _scored(answered)
+
+
+def _all_scores(found: pd.DataFrame, seen: "pd.Series[bool] | None") -> dict[str, Any]:
+    """Scores of what was answered; where only some of it is `seen` in training, those of the others beside them."""
+    answered = found[found[PROBABILITIES[0]].notna()]
+    scores = _scored(answered)
     if seen is not None and 0 < seen[answered.index].sum() < len(answered):
-        result["not in training"] = _scored(answered[~seen[answered.index]])
-    return found, result
+        scores["not in training"] = _scored(answered[~seen[answered.index]])
+    return scores
 
 
 def _in_training(found: pd.DataFrame, data: dict[str, Any], digest: str) -> "pd.Series[bool] | None":
