@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tumorscope import __version__
+from tumorscope.cli import main as cli
+
 
 def tumorscope(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     known = {key: value for key, value in os.environ.items() if key not in ("TUMORSCOPE_DATA", "TUMORSCOPE_HOME")}
@@ -52,6 +55,47 @@ def test_a_wrong_path_is_one_line_and_exit_code_one(tmp_path):
     assert done.returncode == 1
     assert "nowhere.zip" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "tumorscope", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+
+
+STOPPED_AT_AN_IMPORT = """
+import sys
+class Stopping:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stopping())
+from tumorscope.__main__ import main
+main()
+"""
+
+
+def test_an_interruption_while_modules_are_loaded_is_a_line():
+    done = subprocess.run([sys.executable, "-c", STOPPED_AT_AN_IMPORT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "tumorscope: Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["predict", "a.png"], "tumorscope: Interrupted.\n"),
+        (["train", "baseline_cnn"], "Interrupted. What was finished is kept: the same command with --resume goes on.\n"),
+        (["study", "run"], "Interrupted. What was finished is kept: the same command goes on.\n"),
+    ],
+)
+def test_an_interruption_promises_what_the_verb_keeps(asked, says, monkeypatch, capsys):
+    def stopped():
+        raise SystemExit(130)
+
+    monkeypatch.setattr(cli, "app", stopped)
+    monkeypatch.setattr(sys, "argv", ["tumorscope", *asked])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.endswith(says)
 
 
 def test_a_folder_without_a_run_is_said_so(tmp_path):

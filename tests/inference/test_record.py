@@ -241,13 +241,19 @@ def test_a_killed_run_over_a_folder_goes_on_and_gives_what_one_run_gives(made, f
             yield one
 
     monkeypatch.setattr(Classifier, "predict", stopping)
-    assert runner.invoke(app, [*ask, "--out", str(out)]).exit_code == 130
+    stopped = runner.invoke(app, [*ask, "--out", str(out)])
+    assert stopped.exit_code == 130
+    assert "What was answered is kept: the same command goes on." in stopped.stderr
     assert not out.exists()
+    other = runner.invoke(app, ["predict", str(folder / "0.png"), "--model", str(made[0]), "--out", str(out)])
+    (kept,) = tmp_path.glob(".out.csv.*.part")
+    assert f"{kept}: kept from a call with other options." in other.stderr.replace("\n", "")
+    out.unlink()
     after = runner.invoke(app, [*ask, "--out", str(out)])
     assert after.exit_code == 1
     assert "Going on after 3 of 7 files." in after.stderr
     assert "1 error" in after.stderr
-    assert asked == [7, 4]
+    assert asked == [7, 1, 4]
     assert out.read_text() == whole.read_text()
     assert sorted(item.name for item in (tmp_path / "heat").iterdir()) == maps
 

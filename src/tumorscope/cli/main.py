@@ -22,6 +22,11 @@ from tumorscope.cli import (
 )
 from tumorscope.errors import TumorscopeError
 
+#: What a verb that goes on after a stop says when it is interrupted; `predict` keeps findings with --out alone, and says so itself.
+KEPT = {
+    "train": " What was finished is kept: the same command with --resume goes on.",
+    **dict.fromkeys(("demo", "pretrain", "study", "tune"), " What was finished is kept: the same command goes on."),
+}
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -66,7 +71,8 @@ def main() -> None:
     except SystemExit as stop:  # typer ends an interrupted command with code 130 and says nothing
         if stop.code != 130:
             raise
-        _fail("Interrupted. What was finished is kept: the same command goes on, train with --resume.", 130)
+        verb = next((one for one in sys.argv[1:] if not one.startswith("-")), "")
+        _fail(f"Interrupted.{KEPT.get(verb, '')}", 130)
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1)
     except ModuleNotFoundError as error:

@@ -77,6 +77,8 @@ def predict(
         )
     settings = [classifier.package.sha256, plane.value, str(force), str(error_rate), *map(str, folders.items())]
     journal = Journal(out, settings, names, numbered=bool(folders)) if out else None
+    for file in journal.others() if journal else []:
+        typer.echo(f"{file}: kept from a call with other options. The same call goes on with it; else it can be deleted.", err=True)
     if journal and journal.done:
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
     done = len(journal.records()) if journal else 0
@@ -90,9 +92,13 @@ def predict(
     records = (one.plain() for one in findings)
     rate = classifier.package.card["conformal"]["error_rate"] if error_rate is None else error_rate
     if journal and out:
-        with counting("Files") as count:
-            for _ in journal.follow(records):
-                count(journal.done, len(names))
+        try:
+            with counting("Files") as count:
+                for _ in journal.follow(records):
+                    count(journal.done, len(names))
+        except KeyboardInterrupt:
+            typer.echo("What was answered is kept: the same command goes on.", err=True)
+            raise
         written: dict[str, Callable[[list[Record]], str]] = {"json": as_json, "csv": as_csv}
         journal.finish(written.get(format_.value, partial(as_table, error_rate=rate)))
         bad = _told(journal.records())

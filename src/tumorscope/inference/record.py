@@ -1,6 +1,7 @@
 """Findings as text, and findings of a long run kept on disk as they come, so that the same command goes on after any stop."""
 
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -68,6 +69,11 @@ class Journal:
         """Write `out` from all records and take the file away."""
         write_text(self.out, text(self.records()))
         self.file.unlink(missing_ok=True)
+
+    def others(self) -> list[Path]:
+        """What stopped calls with other settings have left beside `out`."""
+        kept = self.file.parent.glob(f".{glob.escape(self.out.name)}.{'[0-9a-f]' * 12}.part")
+        return sorted(file for file in kept if file != self.file)
 
     def records(self) -> list[Record]:
         """All records so far, in order of the items."""
