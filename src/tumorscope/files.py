@@ -47,7 +47,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Write UTF-8 `content` to `path` atomically, making its folder."""
-    write_bytes(path, content.encode("utf-8"))
+    write_bytes(path, content.encode("utf-8", "surrogateescape"))  # a path that is not UTF-8 stays as it is
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

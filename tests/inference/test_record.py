@@ -215,6 +215,27 @@ def test_csv_has_a_line_a_slice_and_quotes_reasons():
     assert float(rows[1]["p_glioma"]) == pytest.approx(0.7)
 
 
+def test_reasons_are_joined_without_a_full_stop_within():
+    one = {**record("a.png"), "reasons": ["dark. It is no head in MR.", "laid out unlike it. It lies otherwise."]}
+    told = "dark. It is no head in MR; laid out unlike it. It lies otherwise"
+    assert as_line(one, 0.1).endswith(told)
+    assert next(csv.DictReader(io.StringIO(as_csv([one]))))["reasons"] == told
+
+
+def test_a_files_name_neither_breaks_the_table_nor_is_changed_in_csv(tmp_path):
+    """A name with a newline, an escape sequence and a byte that is not UTF-8: a line in the table, the file's name in CSV."""
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/a\n\x1b[31mb\xff.png")
+    Path(name).write_text("no image")
+    table = CliRunner().invoke(app, ["predict", name])
+    assert table.stdout.startswith(f"{tmp_path}/a\\n\\x1b[31mb\\udcff.png: error")
+    assert table.stdout.count("\n") == 1
+    as_text = CliRunner().invoke(app, ["predict", name, "--format", "csv"])
+    assert CliRunner().invoke(app, ["predict", name, "--format", "csv", "--out", f"{tmp_path}/f.csv"]).exit_code == 1
+    for content in (as_text.stdout_bytes, (tmp_path / "f.csv").read_bytes()):
+        (row,) = csv.DictReader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
+        assert row["path"] == name
+
+
 @pytest.fixture
 def folder(made, tmp_path) -> Path:
     source = made[1].source()

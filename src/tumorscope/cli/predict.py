@@ -140,7 +140,8 @@ def _csv(records: Iterator["Record"]) -> int:
     bad = 0
     for one in records:
         bad += _bad([one])
-        typer.echo(as_csv([one], header=False), nl=False)
+        # As bytes: text loses the escape sequences that a file's name may hold.
+        typer.echo(as_csv([one], header=False).encode("utf-8", "surrogateescape"), nl=False)
     return bad
 
 

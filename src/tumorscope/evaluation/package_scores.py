@@ -23,7 +23,7 @@ from tumorscope.evaluation.regions import SIZES, dice, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
 from tumorscope.inference.classifier import Classifier, Finding
 from tumorscope.inference.reading import MAX_BYTES
-from tumorscope.inference.record import belongs
+from tumorscope.inference.record import belongs, joined
 from tumorscope.labels import TUMOUR
 from tumorscope.training.identity import environment
 
@@ -104,7 +104,7 @@ def _row(item: Planned, sha256: str, one: Finding, labels: list[str]) -> dict[st
         **{"patient": item.patient, "patient_group": item.patient_group, "fold": item.fold, "picture": ""},
         **{"file": item.path, "together": _together(one), "sha256": sha256},
         **{"status": one.status, "answer": one.label},
-        **{"reasons": "; ".join(one.reasons), "set": " ".join(one.prediction_set)},
+        **{"reasons": joined(one.reasons), "set": " ".join(one.prediction_set)},
         **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in labels},
     }
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tumorscope.data.sources import readable
 from tumorscope.errors import TumorscopeError
 from tumorscope.files import write_text
 from tumorscope.labels import CLASSES
@@ -114,6 +115,11 @@ def belongs(path: str, item: str) -> bool:
     return path == item or path.startswith(f"{item}#")
 
 
+def joined(reasons: Sequence[str]) -> str:
+    """Reasons as one text; a full stop within it would stand beside the semicolon."""
+    return "; ".join(reason.rstrip(".") for reason in reasons)
+
+
 def as_json(records: Sequence[Record]) -> str:
     """A JSON list of objects."""
     return json.dumps(list(records), indent=2) + "\n"
@@ -136,7 +142,7 @@ def as_csv(records: Sequence[Record], header: bool = True) -> str:
             [
                 *(one[name] or "" for name in ("path", "status", "label")),
                 *(f"{chances[name]:.6f}" if chances else "" for name in CLASSES),
-                *(" ".join(one["prediction_set"]), "; ".join(one["reasons"]), one["plane"] or ""),
+                *(" ".join(one["prediction_set"]), joined(one["reasons"]), one["plane"] or ""),
                 one.get("series") or "",
             ]
         )
@@ -149,8 +155,8 @@ def as_line(one: Record, error_rate: float) -> str:
     if one["probabilities"]:
         told = _set(one["label"], one["prediction_set"], error_rate)
         text = f"{one['label']:11} {one['probabilities'][one['label']]:6.1%}" + (f"  {told}" if told else "")
-    return (
-        f"{one['path']}: {one['status']:8} {text}{'  ' if text and one['reasons'] else ''}{'; '.join(one['reasons'])}"
+    return readable(  # a name or reason may hold what a terminal obeys
+        f"{one['path']}: {one['status']:8} {text}{'  ' if text and one['reasons'] else ''}{joined(one['reasons'])}"
     )
 
 
@@ -218,7 +224,7 @@ def _of_no_series(name: str, several: list[Record]) -> dict[str, Any]:
     """Files between several series that could not say theirs: their order is not known, so no run of them is."""
     found = _summary(name, several)
     files = f"{len(several)} file{'s' if len(several) > 1 else ''} of no known series"
-    text = f"{name}: {files}, {found['answered']} answered, {found['tumour']} with a tumour."
+    text = f"{readable(name)}: {files}, {found['answered']} answered, {found['tumour']} with a tumour."
     return {**found, "longest_run": None, "text": text}
 
 
@@ -228,12 +234,12 @@ def _summary(name: str, several: list[Record]) -> dict[str, Any]:
     run = max((sum(1 for _ in part) for is_tumour, part in groupby(tumour) if is_tumour), default=0)
     kinds = {label: sum(one["label"] == label for one in several) for label in CLASSES if label != NOTUMOR}
     strongest = max(answered, key=lambda one: 1 - one["probabilities"][NOTUMOR], default=None)
-    text = f"{name}: {len(several)} slices, {len(answered)} answered, {sum(tumour)} with a tumour"
+    text = f"{readable(name)}: {len(several)} slices, {len(answered)} answered, {sum(tumour)} with a tumour"
     if any(tumour):
         assert strongest is not None
         named = ", ".join(f"{count} {label}" for label, count in kinds.items() if count)
         chance = 1 - strongest["probabilities"][NOTUMOR]
-        text += f" ({named}; {run} in a row); most in {strongest['path'].rpartition('/')[2]}, {chance:.1%}"
+        text += f" ({named}; {run} in a row); most in {readable(strongest['path'].rpartition('/')[2])}, {chance:.1%}"
     text += ". Neighbouring slices are not independent: this is no probability for the head."
     return {
         **{"volume": name, "slices": len(several), "answered": len(answered), "tumour": sum(tumour)},
