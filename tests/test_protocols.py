@@ -350,6 +350,15 @@ def test_too_few_groups_or_slices_of_a_class_for_the_folds(protocol, slices):
         folds(protocol, plain_table().iloc[:slices], 0)
 
 
+def test_official_is_advised_only_where_there_is_a_split_and_classes_without_a_slice_are_named():
+    few = plain_table().assign(split="").iloc[:4]
+    for table, split in ((few.assign(label="notumor"), False), (few.assign(label=CLASSES, split="test"), True)):
+        with pytest.raises(DataNotFound) as said:
+            folds("picture-cv", table, 0)
+        assert ("--protocol official" in str(said.value)) is split
+        assert ("no slice of glioma, meningioma, pituitary: --classes" in str(said.value)) is not split
+
+
 def test_too_few_patients_for_a_validation_part():
     table = plain_table().assign(patient=[f"P{i % 5}" for i in range(80)])
     with pytest.raises(DataNotFound, match=r"64 slices of 4 patients .* too few for training and validation parts"):

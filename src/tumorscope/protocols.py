@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.errors import DataNotFound, InputRejected, SplitLeak
+from tumorscope.labels import CLASSES
 
 FOLDS = 5
 VALIDATION_SHARE = 0.2
@@ -232,12 +233,22 @@ def _grouped(
     labels = table["label"].iloc[rows].to_numpy()
     count, largest = len(np.unique(group[rows])), max(np.unique(labels, return_counts=True)[1], default=0)
     if min(count, largest) < FOLDS:
+        remedy = "Add data or use --protocol official." if table["split"].isin(["test"]).any() else "Add data."
         raise DataNotFound(
             f"{len(rows)} slices of {count} patients or pictures, {largest} of the largest class, are too few for "
-            f"{purpose}; at least {FOLDS} of each are needed. Add data or use --protocol official."
+            f"{purpose}; at least {FOLDS} of each are needed. {remedy}{_missing(table)}"
         )
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     return [(rows[np.sort(rest)], rows[np.sort(held)]) for rest, held in splitter.split(rows, labels, group[rows])]
+
+
+def _missing(table: pd.DataFrame) -> str:
+    """That classes have no slice at all, which is mostly why there are few, and what folders may do about it."""
+    missing = ", ".join(name for name in CLASSES if name not in set(table["label"]))
+    return missing and (
+        f" There is no slice of {missing}: --classes FOLDER=CLASS takes folders of other names, "
+        "and those that do not say a tumour's kind, such as yes/, cannot be trained on."
+    )
 
 
 def _hold_out(rows: np.ndarray, table: pd.DataFrame, group: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,8 @@ import pytest
 
 from tumorscope import __version__
 from tumorscope.cli import main as cli
+from tumorscope.errors import DataNotFound
+from tumorscope.evaluation.evaluate import evaluate_run
 
 
 def tumorscope(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -96,6 +98,11 @@ def test_an_interruption_promises_what_the_verb_keeps(asked, says, monkeypatch, 
     with pytest.raises(SystemExit):
         cli.main()
     assert capsys.readouterr().err.endswith(says)
+
+
+def test_a_run_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(DataNotFound, match="nope: no such folder"):
+        evaluate_run(tmp_path / "nope")
 
 
 def test_a_folder_without_a_run_is_said_so(tmp_path):

@@ -90,6 +90,14 @@ def test_what_is_no_slice_is_refused_with_the_reason(classifier, pixels, says):
     assert says in " ".join(one.reasons)
 
 
+def test_both_limits_of_a_side_name_the_same_least_side(classifier):
+    """10 px cannot be read and 16 px are: neither is answered below 32, and the first refusal says so already."""
+    random = np.random.default_rng(0)
+    for shape in ((512, 10), (16, 16)):
+        (one,) = classifier.predict([encoded(random.integers(0, 256, shape).astype(np.uint8))])
+        assert "32" in one.reasons[0]
+
+
 def test_arrays_paths_and_bytes_give_the_same_answer(classifier, heads, tmp_path):
     (tmp_path / "a.png").write_bytes(heads[0])
     array = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L"))

@@ -20,9 +20,9 @@ from tumorscope.errors import InputRejected
 
 #: Pixels of one slice; 4096 x 4096 is four times the largest MR matrix in use.
 MAX_PIXELS = 4096 * 4096
-#: The longest side of a scanned film, and the shortest that still shows anatomy.
+#: The longest side of a scanned film, the shortest that can be trained on, and the shortest that still shows anatomy.
 MAX_SIDE = 8192
-MIN_SIDE = 16
+MIN_SIDE, MIN_ANSWERED = 16, 32
 #: Least share of foreground in the outermost row and column of a head.
 EDGE_SHARE = 0.03
 #: The largest float that is still taken for one on a scale of 0 to 1.
@@ -32,6 +32,8 @@ PHOTOMETRIC = 262
 #: Sides of a pixel cache.
 CACHE_SIDES = (8, 1024)
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
+#: What is said of bytes that begin as no image does.
+NO_IMAGE = "no image inside"
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def _check_size(size: tuple[int, int]) -> None:
     if max(size) > MAX_SIDE:
         raise InputRejected("size", f"{width}x{height} px", f"at most {MAX_SIDE} px a side", "Give a single slice.")
     if min(size) < MIN_SIDE:
-        raise InputRejected("size", f"{width}x{height} px", f"at least {MIN_SIDE} px a side", "Give the whole slice.")
+        limit = f"at least {MIN_SIDE} px a side to train on, {MIN_ANSWERED} for an answer"
+        raise InputRejected("size", f"{width}x{height} px", limit, "Give the whole slice.")
 
 
 def _check_frames(image: Image.Image) -> None:
@@ -232,4 +235,4 @@ def _from_deep(values: np.ndarray) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     text = str(error).replace("<_io.BytesIO object at ", "").split("\n")[0]
-    return "no image inside" if text.startswith("cannot identify") else text or type(error).__name__
+    return NO_IMAGE if text.startswith("cannot identify") else text or type(error).__name__

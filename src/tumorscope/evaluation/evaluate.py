@@ -38,6 +38,8 @@ def evaluate_run(run: Path) -> dict[str, Any]:
 
 def why_unscored(run: Path) -> str:
     """Why a path holds no scores of a model; "" where it does."""
+    if not run.is_dir():
+        return "no such folder. Give that of a run, or --package with --data to score a package."
     if not (run / "predictions.csv").exists():
         return "no predictions.csv; give the folder of a finished run, or finish it with --resume."
     if not (run / "environment.json").exists():

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tumorscope.data.decode import shrink
+from tumorscope.data.decode import MIN_ANSWERED, shrink
 from tumorscope.inference.reading.slices import Slice
 
-#: Shortest side and largest aspect ratio of a slice, and smallest standard deviation of its grey.
-MIN_SIDE, MAX_ASPECT, MIN_SPREAD = 32, 3.0, 6.0
+#: Largest aspect ratio of a slice, and smallest standard deviation of its grey.
+MAX_ASPECT, MIN_SPREAD = 3.0, 6.0
 #: Mean colour, 0 to 255, from which a picture is no grey slice.
 MAX_CHROMA = 12.0
 LOOK = 96
@@ -92,8 +92,8 @@ def turned(layouts: np.ndarray, known: "Likeness") -> tuple[np.ndarray, np.ndarr
 def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likeness") -> Verdict:
     """The verdict on pixels alone; head is the slice cropped to it, known the layouts of training slices."""
     height, width = one.grey.shape
-    if min(height, width) < MIN_SIDE:
-        return Verdict((f"{width}x{height} px; at least {MIN_SIDE} px a side. Give the whole slice.",))
+    if min(height, width) < MIN_ANSWERED:
+        return Verdict((f"{width}x{height} px; at least {MIN_ANSWERED} px a side. Give the whole slice.",))
     if max(height, width) > MAX_ASPECT * min(height, width):
         return Verdict((f"{width}x{height} px; sides at most 1 to {MAX_ASPECT:g}. Give a single slice.",))
     spread = float(one.grey.std())
@@ -120,8 +120,8 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
     echo, most = ghosting(head), limits["ghosting"]
     if echo > most:
         warned.append(f"strongest echo {echo:.1f} times the usual; known slices reach {most:.1f}: it may be ghosted")
-    if len(head) < MIN_SIDE:
-        refused.append(f"head of {len(head)} px; at least {MIN_SIDE}. Give the slice at a higher resolution.")
+    if len(head) < MIN_ANSWERED:
+        refused.append(f"head of {len(head)} px; at least {MIN_ANSWERED}. Give the slice at a higher resolution.")
     return Verdict(tuple(refused), tuple(warned))
 
 

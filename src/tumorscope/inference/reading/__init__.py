@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tumorscope.data.decode import decode
+from tumorscope.data.decode import FORMATS, NO_IMAGE, decode
 from tumorscope.data.layout import starts_as_dicom
 from tumorscope.errors import InputRejected
 from tumorscope.inference.reading import dicom, matlab, nifti
@@ -17,6 +17,8 @@ from tumorscope.inference.reading.slices import Slice
 
 #: Bytes of a file.
 MAX_BYTES = 512 * 2**20
+#: What to do with a file of another kind.
+UNKNOWN = "Convert it (NRRD, MGZ and MetaImage to NIfTI, say), or unpack it."
 
 
 def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool = False) -> Iterator[Slice]:
@@ -35,8 +37,11 @@ def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool 
     else:
         try:
             read = decode(content)
-        except InputRejected:
+        except InputRejected as error:
             if not name.lower().endswith((".dcm", ".ima")):
+                if error.value == NO_IMAGE:
+                    limit = f"{', '.join(FORMATS)}, DICOM, NIfTI or a figshare .mat file"
+                    raise InputRejected(name, "none of the kinds read", limit, UNKNOWN) from error
                 raise
             yield from _guarded(name, "DICOM", lambda: dicom.read(name, content, force))
             return
