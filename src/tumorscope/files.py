@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from tumorscope.errors import TumorscopeError
+from tumorscope.home import home
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving without an error it takes `path`'s place, else it is removed.
 
-    Raises `TumorscopeError` where the folder cannot be made or written.
+    A link stays: what it leads to is written. Raises `TumorscopeError` where the folder cannot be made or written, and as
+    `check_target` does.
     """
-    target = Path(path)
+    check_target(path)
+    target = Path(os.path.realpath(path))
     temporary = _beside(target)
     try:
         yield temporary
@@ -27,13 +30,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise `TumorscopeError` where `path` is no file, but a folder, a device or a pipe, which a file would take the place of."""
+    if Path(path).exists() and not Path(path).is_file():
+        kind = "a folder" if Path(path).is_dir() else "no regular file"
+        raise TumorscopeError(f"{path}: {kind}, where a file is to be written. Give the name of a file.")
+
+
+def check_folder(path: Path) -> None:
+    """Raise `TumorscopeError` where `path` is a file, and no folder can be made."""
+    if path.exists() and not path.is_dir():
+        raise TumorscopeError(f"{path}: a file, where a folder is to be written. Give the name of a folder.")
+
+
 def _beside(target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
     except OSError as error:
+        more = "; TUMORSCOPE_HOME sets that of caches" if target.is_relative_to(os.path.realpath(home())) else ""
         raise TumorscopeError(
-            f"{target.parent}: {error.strerror}. Make it writable or choose another folder; TUMORSCOPE_HOME sets that of caches."
+            f"{target.parent}: {error.strerror}. Make it writable or choose another folder{more}."
         ) from error
     os.close(handle)
     return Path(name)

@@ -13,7 +13,8 @@ from tests.inference.test_reading import dicom
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
-from tumorscope.errors import DataNotFound, InputRejected
+from tumorscope.errors import DataNotFound, InputRejected, TumorscopeError
+from tumorscope.files import write_text
 from tumorscope.inference.batch import expand
 from tumorscope.inference.classifier import Classifier
 from tumorscope.inference.record import Journal, as_csv, as_json, as_line, as_table, summaries
@@ -234,6 +235,42 @@ def test_a_files_name_neither_breaks_the_table_nor_is_changed_in_csv(tmp_path):
     for content in (as_text.stdout_bytes, (tmp_path / "f.csv").read_bytes()):
         (row,) = csv.DictReader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
         assert row["path"] == name
+
+
+def test_findings_take_the_place_of_no_slice_folder_or_pipe(tmp_path):
+    """Said before anything is answered; a link to a file stays one, and the file is written."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "k").mkdir()
+    for name in ("keep.png", "old.csv"):
+        (tmp_path / name).write_text("as it was")
+    (tmp_path / "link.csv").symlink_to("old.csv")
+    (tmp_path / "link.png").symlink_to("keep.png")
+    ask = ["predict", str(tmp_path / "keep.png")]
+    for more, says in (
+        (["--out", "keep.png"], "a file that is read"),
+        (["--out", "link.png"], "a file that is read"),
+        (["--out", "k"], "a folder, where a file"),
+        (["--out", "pipe"], "no regular file"),
+        (["--heatmaps", "keep.png"], "a file, where a folder"),
+        (["--masks", "old.csv"], "a file, where a folder"),
+    ):
+        refused = CliRunner().invoke(app, [*ask, more[0], str(tmp_path / more[1])])
+        assert isinstance(refused.exception, TumorscopeError)
+        assert says in str(refused.exception)
+    assert (tmp_path / "keep.png").read_text() == "as it was"
+    assert (tmp_path / "pipe").is_fifo()
+    CliRunner().invoke(app, [*ask, "--format", "csv", "--out", str(tmp_path / "link.csv")])
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "old.csv").read_text().startswith("path,status")
+
+
+def test_only_a_place_among_the_caches_is_told_how_to_move_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    for name, told in (("home", True), ("other", False)):
+        (tmp_path / name).write_text("")
+        with pytest.raises(TumorscopeError) as said:
+            write_text(tmp_path / name / "a.csv", "")
+        assert ("TUMORSCOPE_HOME" in str(said.value)) is told
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def predict(
     import warnings
 
     from tumorscope.errors import InputRejected
+    from tumorscope.files import check_folder, check_target
     from tumorscope.inference.batch import expand, with_maps
     from tumorscope.inference.classifier import Classifier
     from tumorscope.inference.reading import read_stream
@@ -69,7 +70,13 @@ def predict(
 
     warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
     folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
+    for folder in folders.values():
+        check_folder(folder)
     names = expand(paths, [*folders.values()])
+    if out:
+        check_target(out)
+        if out.exists() and out.resolve() in {Path(name).resolve() for name in names}:
+            raise InputRejected("--out", out, "a file that is read", "Choose another for the findings.")
     classifier = Classifier.load(model)
     if masks and classifier.package.card["map"] != "regions":
         raise InputRejected(
