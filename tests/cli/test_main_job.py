@@ -60,7 +60,9 @@ def test_a_wrong_path_is_one_line_and_exit_code_one(tmp_path):
 
 
 def test_the_module_is_the_command(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tumorscope", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tumorscope", "--version"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout.strip()) == (0, __version__)
 
 
@@ -85,7 +87,10 @@ def test_an_interruption_while_modules_are_loaded_is_a_line():
     ("asked", "says"),
     [
         (["predict", "a.png"], "tumorscope: Interrupted.\n"),
-        (["train", "baseline_cnn"], "Interrupted. What was finished is kept: the same command with --resume goes on.\n"),
+        (
+            ["train", "baseline_cnn"],
+            "Interrupted. What was finished is kept: the same command with --resume goes on.\n",
+        ),
         (["study", "run"], "Interrupted. What was finished is kept: the same command goes on.\n"),
     ],
 )

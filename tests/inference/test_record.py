@@ -4,19 +4,23 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.inference.test_reading import dicom
+from tests.inference.test_reading import dicom, volume
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
+from tumorscope.data.layout import Layout, plan, plan_pictures
+from tumorscope.data.sources import open_source
 from tumorscope.errors import DataNotFound, InputRejected, TumorscopeError
 from tumorscope.files import write_text
-from tumorscope.inference.batch import expand
-from tumorscope.inference.classifier import Classifier
+from tumorscope.inference.batch import expand, with_maps
+from tumorscope.inference.classifier import Classifier, Finding
+from tumorscope.inference.reading import read_slices
 from tumorscope.inference.record import Journal, as_csv, as_json, as_line, as_table, summaries
 from tumorscope.labels import CLASSES
 
@@ -176,21 +180,35 @@ def test_where_slices_are_numbered_nothing_is_kept_behind_a_file_that_is_asked_a
     assert (again.left, again.records()) == ([1, 2, 3], RECORDS[:1])
 
 
-def test_folders_that_are_written_to_are_not_read(tmp_path, monkeypatch):
-    """Overlays in slices/maps are no slices, however the folder is named; a folder within the output's is read as it is."""
+def test_maps_that_were_written_are_no_slices_wherever_they_are_put(tmp_path, monkeypatch):
+    """Overlays and masks, of a picture and of a volume: among slices, alone, named, and in class folders; others are slices."""
     monkeypatch.chdir(tmp_path)
-    for name in ("slices/a.png", "slices/maps/1-a.png.png", "slices/more/b.png"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text("")
-    maps = [(tmp_path / "slices" / "maps").resolve()]
-    both = ["slices/a.png", "slices/more/b.png"]
-    assert expand(["slices"]) == [both[0], "slices/maps/1-a.png.png", both[1]]
-    for asked in (["slices"], ["slices/**/*.png"], ["slices/*"], ["slices/a.png", "slices/maps", "slices/more"]):
-        assert expand(asked, maps) == both
-    assert expand(["slices/more"], [tmp_path.resolve()]) == both[1:]
-    assert expand(["slices/more/*.png"], [tmp_path.resolve()]) == both[1:]
-    with pytest.raises(DataNotFound, match="written to"):
-        expand(["slices/maps"], maps)
+    grid = next(read_slices("v.nii", volume(np.eye(4)))).place
+    grey = np.zeros((40, 40), np.uint8)
+    found = [
+        Finding(one, "accepted", heat=grey, grey=grey, place=grid if one == "v#1" else None) for one in ("a", "v#1")
+    ]
+    named = list(with_maps(iter(found), Path("glioma"), Path("glioma/more")))
+    assert [(one.heatmap, one.mask) for one in named] == [
+        ("glioma/00001-a.png", "glioma/more/00001-a-mask.png"),
+        ("glioma/00002-v_1.png", "glioma/more/00002-v-mask.nii.gz"),
+    ]
+    assert all(Path(name).exists() for one in named for name in (one.heatmap, one.mask))
+    for name in ("b.png", "c.jfif", "d.nrrd", "e.nrrd", ".f.nrrd"):
+        Path("glioma", name).write_text("")
+    slices, said = ["glioma/b.png", "glioma/c.jfif"], []
+    for asked in (["."], ["glioma"], ["glioma/**/*.[pj]*", "glioma/*.npy"], ["gliom*"], [*slices, named[0].heatmap]):
+        assert sorted(expand(asked, said.append)) == slices
+    assert said[:2] == [
+        "Left out: 5 heat maps and masks that tumorscope wrote.",
+        "Left out, of kinds that are not read: 2 .nrrd.",
+    ]
+    with pytest.raises(DataNotFound, match="nothing but heat maps and masks"):
+        expand(["glioma/more"])
+    planned, notices = plan(open_source(tmp_path), Layout.of(None), medical=True)
+    assert [one.path for one in planned] == slices
+    assert notices[0] == "5 files are heat maps or masks that tumorscope wrote; they were left out."
+    assert [one.path for one in plan_pictures(open_source(tmp_path))[0]] == slices
 
 
 @pytest.mark.parametrize(
@@ -288,6 +306,8 @@ def test_a_killed_run_over_a_folder_goes_on_and_gives_what_one_run_gives(made, f
     ask = ["predict", str(folder), "--model", str(made[0]), "--format", "csv", "--heatmaps", str(tmp_path / "heat")]
     assert runner.invoke(app, [*ask, "--out", str(whole)]).exit_code == 1
     maps = sorted(item.name for item in (tmp_path / "heat").iterdir())
+    named = [row["heatmap"] for row in csv.DictReader(whole.open()) if row["heatmap"]]
+    assert sorted(Path(name).name for name in named) == [name for name in maps if name.endswith(".png")]
     predict = Classifier.predict
     asked: list[int] = []
 

@@ -22,7 +22,7 @@ from tumorscope.cli import (
 )
 from tumorscope.errors import TumorscopeError
 
-#: What a verb that goes on after a stop says when it is interrupted; `predict` keeps findings with --out alone, and says so itself.
+#: What a verb that goes on after a stop says when it is interrupted; `predict` does with --out alone, and says so itself.
 KEPT = {
     "train": " What was finished is kept: the same command with --resume goes on.",
     **dict.fromkeys(("demo", "pretrain", "study", "tune"), " What was finished is kept: the same command goes on."),

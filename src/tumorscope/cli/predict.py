@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorscope.cli.common import counting
+from tumorscope.cli.common import counting, say
 
 if TYPE_CHECKING:
     from tumorscope.inference.record import Record
@@ -72,7 +72,7 @@ def predict(
     folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
     for folder in folders.values():
         check_folder(folder)
-    names = expand(paths, [*folders.values()])
+    names = expand(paths, say)
     if out:
         check_target(out)
         if out.exists() and out.resolve() in {Path(name).resolve() for name in names}:
@@ -85,9 +85,15 @@ def predict(
     settings = [classifier.package.sha256, plane.value, str(force), str(error_rate), *map(str, folders.items())]
     journal = Journal(out, settings, names, numbered=bool(folders)) if out else None
     for file in journal.others() if journal else []:
-        typer.echo(f"{file}: kept from a call with other options. The same call goes on with it; else it can be deleted.", err=True)
+        typer.echo(
+            f"{file}: kept from a call with other options. The same call goes on with it; else it can be deleted.",
+            err=True,
+        )
     if journal and journal.done:
         typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
+    for folder in folders.values():
+        if folder.is_dir() and any(folder.iterdir()) and not (journal and journal.done):
+            say(f"{folder} holds files already: maps of other slices stay in it. Findings as JSON or CSV name theirs.")
     done = len(journal.records()) if journal else 0
     left = [names[number] for number in journal.left] if journal else names
     items = [read_stream(sys.stdin.buffer) if path == "-" else path for path in left]

@@ -20,11 +20,13 @@ from tumorscope.labels import BY_FOLDER, CLASSES, TUMOUR, TUMOUR_FOLDERS
 SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
 #: What metadata.csv may say of a slice beyond its label.
 DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
+ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
 #: Of files that `inference.reading` reads beside images; DICOM goes without an ending too.
 MEDICAL = (".dcm", ".ima", ".nii", ".nii.gz", ".mat")
-#: Bytes that hold the prefix of a DICOM file.
+#: Bytes that hold the prefix of a DICOM file, and the mark of a map.
 HEAD = 132
+#: What heat maps and masks of `predict` have in their first bytes, wherever they are put, so that none is taken for a slice.
+MAP = b"tumorscope map"
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,12 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
     classes = dict(layout.classes)
     extra = _metadata(source)
     unlisted = extra.known - extra.rows.keys()
-    planned, others = [], 0
+    planned, others, maps = [], 0, 0
     for member in source.members:
         if member.name in unlisted:
+            continue
+        if _is_map(source, member):
+            maps += 1
             continue
         more = dict(extra.rows.get(member.name, {}))
         said = more.pop("label", "")
@@ -102,7 +107,7 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
             continue
         collection = more.pop("source", "") or readable(source.path.stem)
         planned.append(Planned(member, label, _split(member.name), collection, **more))
-    return planned, tuple(map(readable, (*source.notices, *extra.notices, *_notices(planned, others))))
+    return planned, tuple(map(readable, (*source.notices, *extra.notices, *_notices(planned, others, maps))))
 
 
 def plan_pictures(source: Source) -> tuple[list[Planned], tuple[str, ...]]:
@@ -111,7 +116,7 @@ def plan_pictures(source: Source) -> tuple[list[Planned], tuple[str, ...]]:
     They have the catalogue's classes where `plan` takes every image, or the very images that a metadata.csv names; else each has
     the folder that it lies in as its label. Masks that a metadata.csv names are not taken.
     """
-    images = {member.name: member for member in source.members if _is_image(member)}
+    images = {member.name: member for member in source.members if _is_image(member) and not _is_map(source, member)}
     planned, extra = plan(source, Layout.of(None))[0], _metadata(source)
     named = extra.rows.keys() & images.keys()
     if len(planned) < len(images) and (not named or {item.path for item in planned} != named):
@@ -153,6 +158,18 @@ def starts_as_dicom(head: bytes) -> bool:
     return head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0" and (named or short)
 
 
+def is_map(name: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file is a heat map or mask that `predict` wrote. head : gives its first `HEAD` bytes"""
+    return name.lower().endswith((".png", ".nii.gz")) and MAP in head()
+
+
+def _is_map(source: Source, member: Member) -> bool:
+    try:
+        return is_map(member.name, lambda: source.head(member.name, HEAD))
+    except InputRejected:
+        return False
+
+
 def _may_hold_slices(source: Source, member: Member) -> bool:
     try:
         return may_hold_slices(member.name, lambda: source.head(member.name, HEAD))
@@ -165,8 +182,10 @@ def _split(name: str) -> str:
     return next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "")
 
 
-def _notices(planned: list[Planned], others: int) -> list[str]:
+def _notices(planned: list[Planned], others: int, maps: int) -> list[str]:
     notices = []
+    if maps:
+        notices.append(f"{maps} files are heat maps or masks that tumorscope wrote; they were left out.")
     if others:
         notices.append(f"{others} files lie outside the class folders or are no images; they were left out.")
     missing = [name for name in CLASSES if all(item.label != name for item in planned)]

@@ -2,15 +2,16 @@
 
 import glob
 import gzip
+import io
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
@@ -22,48 +23,52 @@ from tumorscope.inference.reading.slices import Grid
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
 
 
-def expand(paths: Sequence[str], outputs: Sequence[Path] = ()) -> list[str]:
+def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[str]:
     """Files of every path, folder and pattern, each once; a folder's DICOM files stand in order of series and position.
 
-    outputs : folders that are written to, resolved; what lies in them is left out of the folders and patterns around them
+    say : told what is left out: heat maps and masks that `with_maps` wrote, and a folder's files of kinds that are not read
 
     Raises `DataNotFound` for a path that is not there, a folder without slices and a pattern without files.
     """
     found: list[str] = []
+    left: set[Path] = set()
     for path in paths:
         if path == "-":
             found.append(path)
         elif Path(path).is_dir():
-            if Path(path).resolve() not in outputs:  # a shell's pattern names these too
-                found += _in_folder(Path(path), outputs)
+            found += _in_folder(Path(path), left)
         elif Path(path).exists():
             found.append(path)
         else:
-            found += _matching(path, outputs)
-    if not found:
-        raise DataNotFound(
-            f"{paths[0]}: nothing is read from a folder that is written to. Choose another for the output."
-        )
-    return _in_order(list(dict.fromkeys(found)))
+            found += _matching(path, left)
+    every = list(dict.fromkeys(found))
+    slices = [file for file in every if not _is_map(Path(file))]
+    if len(slices) < len(every):
+        say(f"Left out: {len(every) - len(slices):,} heat maps and masks that tumorscope wrote.")
+    if left:
+        kinds = Counter(item.suffix.lower() or "without ending" for item in left).most_common()
+        say(f"Left out, of kinds that are not read: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}.")
+    if not slices:
+        raise DataNotFound(f"{paths[0]}: nothing but heat maps and masks that tumorscope wrote. Give slices.")
+    return _in_order(slices)
 
 
-def _in_folder(folder: Path, outputs: Sequence[Path]) -> list[str]:
-    files = _slices_in(folder, outputs)
+def _in_folder(folder: Path, left: set[Path]) -> list[str]:
+    files = _slices_in(folder, left)
     if not files:
         raise DataNotFound(f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).")
     return files
 
 
-def _matching(pattern: str, outputs: Sequence[Path]) -> list[str]:
+def _matching(pattern: str, left: set[Path]) -> list[str]:
     """Files that a pattern matches, and those in folders that it matches."""
     matches = [Path(one) for one in glob.glob(pattern, recursive=True)]  # noqa: PTH207  # Path.glob takes no absolute pattern
     if not matches:
         raise DataNotFound(f"{pattern}: no such file, folder or pattern.")
-    start = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
-    files = _outside([one for one in matches if one.is_file()], start, outputs)
+    files = [one for one in matches if one.is_file()]
     found = [str(one) for one in sorted(files, key=lambda one: (str(one.parent), one.name))]
-    for folder in sorted(one for one in matches if one.is_dir() and one.resolve() not in outputs):
-        found += _slices_in(folder, outputs)
+    for folder in sorted(one for one in matches if one.is_dir()):
+        found += _slices_in(folder, left)
     if not found:
         raise DataNotFound(
             f"{pattern}: what matches holds no file that may hold slices ({', '.join(ENDINGS)}, or DICOM)."
@@ -71,24 +76,19 @@ def _matching(pattern: str, outputs: Sequence[Path]) -> list[str]:
     return found
 
 
-def _slices_in(folder: Path, outputs: Sequence[Path]) -> list[str]:
-    files = [item for item in folder.rglob("*") if item.is_file() and _may_hold_slices(item)]
-    files = _outside(files, folder, outputs)
-    return [str(item) for item in sorted(files, key=lambda item: (str(item.parent), _is_dicom(item), item.name))]
-
-
-def _outside(files: list[Path], folder: Path, outputs: Sequence[Path]) -> list[Path]:
-    """Without those in outputs that lie in `folder`."""
-    inner = [one for one in outputs if one.is_relative_to(folder.resolve())]
-    return [item for item in files if not any(item.parent.resolve().is_relative_to(one) for one in inner)]
+def _slices_in(folder: Path, left: set[Path]) -> list[str]:
+    """Files below `folder` that may hold slices; the others are added to `left`, hidden ones apart."""
+    files = [item for item in folder.rglob("*") if item.is_file()]
+    slices = [item for item in files if _may_hold_slices(item)]
+    left |= {item for item in set(files).difference(slices) if not item.name.startswith(".") and not _is_map(item)}
+    return [str(item) for item in sorted(slices, key=lambda item: (str(item.parent), _is_dicom(item), item.name))]
 
 
 def _in_order(files: list[str]) -> list[str]:
     """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
     places: dict[Path, list[int]] = defaultdict(list)
     for number, file in enumerate(files):
-        # What is no file, a pipe say, can be read once.
-        if file != "-" and Path(file).is_file() and _is_dicom(Path(file)):
+        if file != "-" and _is_dicom(Path(file)):
             places[Path(file).parent].append(number)
     ordered = list(files)
     for numbers in places.values():
@@ -104,13 +104,21 @@ def _may_hold_slices(path: Path) -> bool:
     return layout.may_hold_slices(path.name, lambda: _head(path, layout.HEAD))
 
 
+def _is_map(path: Path) -> bool:
+    """By its mark; an array, which has none, by that of the overlay beside it."""
+    path = path.with_suffix(".png") if path.suffix == ".npy" else path
+    return layout.is_map(path.name, lambda: _head(path, layout.HEAD))
+
+
 def _is_dicom(path: Path) -> bool:
     return layout.starts_as_dicom(_head(path, layout.HEAD))
 
 
 def _head(path: Path, size: int) -> bytes:
-    """The first bytes of a file, none of one that cannot be read."""
+    """The first bytes of a file, none of one that cannot be read, or once alone, as a pipe."""
     try:
+        if not path.is_file():
+            return b""
         with path.open("rb") as stream:
             return stream.read(size)
     except OSError:
@@ -120,7 +128,7 @@ def _head(path: Path, size: int) -> bytes:
 def with_maps(
     findings: Iterator[Finding], heatmaps: Path | None, masks: Path | None, start: int = 1
 ) -> Iterator[Finding]:
-    """The findings as they come; maps of answered slices are written, named by the slice's number from `start` and its file.
+    """The findings as they come, naming their maps, which are written, named by the slice's number from `start` and its file.
 
     heatmaps : folder for an overlay (PNG) and the map as array (uint8, 255 is the highest); masks : folder for a region
     model's regions, PNG of 0 and 255, where tumour is more likely than not
@@ -137,6 +145,7 @@ def with_maps(
             volume = None
         if one.heat is not None and one.grey is not None:
             name = f"{number:05d}-{_plain(Path(one.path).name)}"
+            mask = f"{name}-mask.png"
             if heatmaps:
                 write_bytes(heatmaps / f"{name}.png", _png(overlay(one.grey, one.heat)))
             if one.place:
@@ -144,12 +153,16 @@ def with_maps(
                     file = re.sub(r"(?i)\.nii(\.gz)?$", "", Path(one.path.rpartition("#")[0]).name)
                     volume = _Volume(f"{number:05d}-{_plain(file)}", one.place[0], {})
                 volume.heats[one.place[1]] = one.heat
+                mask = volume.file("mask")
             else:
                 heat = one.stored.back(one.heat) if one.stored else one.heat
                 if heatmaps:
                     np.save(heatmaps / f"{name}.npy", heat)
                 if masks:
-                    write_bytes(masks / f"{name}-mask.png", _png(255 * _inside(heat)))
+                    write_bytes(masks / mask, _png(255 * _inside(heat)))
+            one = replace(
+                one, heatmap=str(heatmaps / f"{name}.png") if heatmaps else "", mask=str(masks / mask) if masks else ""
+            )
         yield one
     if volume:
         volume.write(heatmaps, masks)
@@ -171,6 +184,9 @@ class _Volume:
     grid: Grid
     heats: dict[int, np.ndarray]
 
+    def file(self, kind: str) -> str:
+        return f"{self.name}-{kind}.nii.gz"
+
     def write(self, heatmaps: Path | None, masks: Path | None) -> None:
         import nibabel
 
@@ -180,7 +196,7 @@ class _Volume:
                 # A header of our own: the volume's may name the patient.
                 image = nibabel.Nifti1Image(values, self.grid.affine)
                 image.header.set_xyzt_units("mm")
-                write_bytes(folder / f"{self.name}-{kind}.nii.gz", gzip.compress(image.to_bytes(), mtime=0))
+                write_bytes(folder / self.file(kind), _packed(image.to_bytes()))
 
 
 def overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -192,8 +208,16 @@ def overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    import io
-
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    mark = PngInfo()
+    mark.add_text("Comment", layout.MAP.decode())
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=mark)
+    return buffer.getvalue()
+
+
+def _packed(content: bytes) -> bytes:
+    """Gzip of a map's bytes, with the mark in the name of what is packed, which is among the first bytes."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(f"{layout.MAP.decode()}.nii", "wb", fileobj=buffer, mtime=0) as stream:
+        stream.write(content)
     return buffer.getvalue()

@@ -28,8 +28,9 @@ class Finding:
 
     status : accepted, warned, refused or error; label : the most likely class, "" where there is no answer
     probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
-    reasons : for a refusal, a warning or an error; series : the same for slices of one DICOM series, "" for what is none
+    reasons : for a refusal, a warning or an error; series : the same for slices of one stack of a DICOM series, or ""
     heat : uint8 (h, w) over the slice, where it was asked for; place, stored : see `Slice`
+    heatmap, mask : files that they were written to, "" for none
     peak : row and column of the map's highest pixel before it is rounded to 256 levels, of which sure maps fill the last
     """
 
@@ -46,6 +47,8 @@ class Finding:
     peak: tuple[int, int] | None = None
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
+    heatmap: str = ""
+    mask: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it; pictures stay out."""
@@ -54,6 +57,7 @@ class Finding:
             "probabilities": self.probabilities or {},
             **{"prediction_set": list(self.prediction_set), "reasons": list(self.reasons)},
             **{"plane": self.plane or None, "series": self.series or None},
+            **{"heatmap": self.heatmap or None, "mask": self.mask or None},
         }
 
 

@@ -133,7 +133,7 @@ def as_csv(records: Sequence[Record], header: bool = True) -> str:
         writer.writerow(
             [
                 *("path", "status", "label", *(f"p_{name}" for name in CLASSES)),
-                *("prediction_set", "reasons", "plane", "series"),
+                *("prediction_set", "reasons", "plane", "series", "heatmap", "mask"),
             ]
         )
     for one in records:
@@ -143,7 +143,7 @@ def as_csv(records: Sequence[Record], header: bool = True) -> str:
                 *(one[name] or "" for name in ("path", "status", "label")),
                 *(f"{chances[name]:.6f}" if chances else "" for name in CLASSES),
                 *(" ".join(one["prediction_set"]), joined(one["reasons"]), one["plane"] or ""),
-                one.get("series") or "",
+                *(one.get(name) or "" for name in ("series", "heatmap", "mask")),
             ]
         )
     return text.getvalue()
