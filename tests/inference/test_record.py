@@ -67,11 +67,24 @@ def test_a_folder_of_two_series_is_summed_up_as_two_each_in_order_of_position(tm
     found = [one.plain() for one in Classifier.load(threads=1).predict(files)]
     first, second, rest = summaries(found)
     assert rest["text"] == f"{tmp_path}: 1 file of no known series, 0 answered, 0 with a tumour."
-    assert (first["volume"], first["slices"]) == (f"{tmp_path} (series 1)", 3)
-    assert (second["volume"], second["slices"]) == (f"{tmp_path} (series 2)", 2)
+    assert (first["volume"], first["slices"]) == (f"{tmp_path} (series {found[1]['series']})", 3)
+    assert (second["volume"], second["slices"]) == (f"{tmp_path} (series {found[-1]['series']})", 2)
     assert "1.9" not in json.dumps([one["series"] for one in found])
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [row["series"] for row in rows] == [one["series"] or "" for one in found]
+
+
+def test_echoes_and_planes_of_one_series_are_no_neighbours(tmp_path):
+    """Two echoes at each of three places, and a slice of another plane: stacks of three, three and one, of one series."""
+    flat, upright = [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]
+    for number, (echo, lies, z) in enumerate([(t, flat, z) for z in range(3) for t in (20, 90)] + [(20, upright, 7)]):
+        tags = {"EchoTime": echo, "ImageOrientationPatient": lies, "ImagePositionPatient": [z, 0, z]}
+        (tmp_path / f"{number}.dcm").write_bytes(dicom(SeriesInstanceUID="1.2", **tags))
+    series = {path: next(read_slices(path, Path(path).read_bytes())).series for path in expand([str(tmp_path)])}
+    assert sorted(Counter(series.values()).values()) == [1, 3, 3]
+    assert len({one.partition("-")[0] for one in series.values()}) == 1
+    told = summaries([{**record(path, "glioma"), "series": one} for path, one in series.items()])
+    assert [(one["slices"], one["longest_run"]) for one in told] == [(3, 3), (3, 3)]
 
 
 def test_dicom_files_follow_each_other_by_position_however_they_are_named(tmp_path, monkeypatch):

@@ -206,7 +206,7 @@ def _findings(
 def _together(one: Finding) -> str:
     """The series or volume that a slice is of, "" for a slice of its own."""
     if one.series:
-        return f"series {one.series}"
+        return f"series {one.series.partition('-')[0]}"  # its stacks show the same head
     volume, hash_sign, number = one.path.rpartition("#")
     return readable(volume) if hash_sign and number.isdecimal() else ""
 

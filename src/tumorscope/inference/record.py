@@ -179,8 +179,8 @@ def as_table(records: Sequence[Record], error_rate: float) -> str:
 def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What a volume's or series' slices say together, for each of two slices or more: counts, no probability.
 
-    Slices of one DICOM series in one folder are a series; where a folder holds several they are numbered as they come, and
-    files that cannot say theirs are counted after them.
+    Slices of one DICOM series in one folder that lie alike are a series; where a folder holds several they are named as findings
+    do, and files that cannot say theirs are counted after them.
 
     Neighbouring slices show the same tissue, so that their probabilities may not be multiplied or averaged into one of the head;
     what is said is how many slices are answered, how many show a tumour, how long the longest unbroken run of them is, and
@@ -205,10 +205,7 @@ def _by_series(name: str, several: list[Record]) -> list[tuple[str, list[Record]
     known = list(dict.fromkeys(one["series"] for one in several if one.get("series")))
     if len(known) < 2:
         return [(name, several)]
-    return [
-        (f"{name} (series {number})", [one for one in several if one.get("series") == series])
-        for number, series in enumerate(known, start=1)
-    ]
+    return [(f"{name} (series {series})", [one for one in several if one.get("series") == series]) for series in known]
 
 
 def _volume(one: Record) -> str:

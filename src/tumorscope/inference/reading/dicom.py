@@ -24,6 +24,8 @@ HEADER, ORDERED_BY, MAX_ELEMENTS = 16 * 2**20, 2**20, 20_000
 PIXEL_DATA = 0x7FE00010
 #: The deflated transfer syntax and the plain one, as long.
 DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
+#: What tells slices at the same places of one series apart.
+STACKS = ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue")
 #: Where columns and rows of a slice run as radiologists look at it; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1).
 LOOKED_ALONG = {
     "sagittal": ((0, 1, 0), (0, 0, -1)),
@@ -140,8 +142,15 @@ def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
 
 
 def _series(header: Any) -> str:
+    """Which series a file is of, then which of its stacks: planes of a localiser, and echoes, time points or diffusion
+    weights at the same places, are no neighbours of each other.
+    """
     uid = str(header.get("SeriesInstanceUID") or "")
-    return hashlib.sha256(uid.encode()).hexdigest()[:8] if uid else ""
+    normal = _normal(header)
+    lies = "" if normal is None else np.round(normal, 2) + 0.0  # no -0
+    stack = "|".join([str(lies), *(str(header.get(name, "")) for name in STACKS)])
+    series, part = (hashlib.sha256(text.encode()).hexdigest() for text in (uid, stack))
+    return f"{series[:8]}-{part[:4]}" if uid else ""
 
 
 def _in_order(dataset: Any, frames: int) -> list[int]:
