@@ -1,5 +1,6 @@
 """Files that are not what they say: each is listed with its reason, nothing is opened that should not be, the rest goes on."""
 
+import hashlib
 import io
 import struct
 import sys
@@ -131,20 +132,38 @@ def test_a_set_of_nothing_usable_is_refused_with_what_was_expected(tmp_path):
 def test_a_tiff_whose_0_is_white_is_turned_round_at_every_depth(kind):
     buffer = io.BytesIO()
     stored = noise().astype(kind) * {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[kind]
+    black = decode(encoded((stored.max() - stored).astype(kind), "TIFF")).grey
     Image.fromarray(stored.astype(kind)).save(buffer, "TIFF", tiffinfo={262: 0})
     content = buffer.getvalue()
     with Image.open(io.BytesIO(content)) as image:
         assert image.tag_v2[262] == 0
-    raw = 255 - noise() if kind == np.uint8 else noise()  # Pillow turns 8 bits round when it writes, too
-    np.testing.assert_array_equal(decode(content).grey, 255 - raw)
+    # Pillow turns 8 bits round when it writes, too.
+    np.testing.assert_array_equal(decode(content).grey, noise() if kind == np.uint8 else black)
 
 
-def test_floats_a_little_over_1_are_on_a_scale_of_0_to_1_and_clipped():
-    stored = (noise() / 255).astype(np.float32)
-    stored[0, :2] = 1.02, 0
-    expected = noise()
-    expected[0, :2] = 255, 0
-    np.testing.assert_array_equal(decode(encoded(stored, "TIFF")).grey, expected)
+def test_12_bits_and_z_scores_are_windowed_above_their_background():
+    """Air and 200 values, as stored and as z-scores of -2 to 2 around 0: black, and from the first to the last grey."""
+    ramp = np.arange(200).reshape(10, 20)
+    expected = np.vstack([np.zeros((10, 20)), np.round(((ramp - 0.995) * 255 / 197.01).clip(0, 255))])
+    twelve = np.vstack([np.zeros((10, 20)), 1000 + 4 * ramp]).astype(np.uint16)
+    np.testing.assert_array_equal(decode(encoded(twelve)).grey, expected)
+    scores = np.zeros((24, 30), np.float32)
+    scores[2:12, 5:25] = np.linspace(-2, 2, 200).reshape(10, 20)
+    grey = decode(encoded(scores, "TIFF")).grey
+    assert np.abs(grey[2:12, 5:25] - expected[10:]).max() <= 2  # the least value is background too
+    grey[2:12, 5:25] = 0
+    assert not grey.any()
+
+
+def test_sets_of_deep_slices_have_another_digest_than_before_and_others_the_same(tmp_path):
+    """What is bound to pixels that were made by another rule must not be taken for these; by hand, with sha256 of the name."""
+    for name, stored in (("shallow", noise()), ("deep", noise().astype(np.uint16))):
+        file = tmp_path / name / "glioma" / "a.png"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(encoded(stored))
+        inner = hashlib.sha256(file.read_bytes()).hexdigest()
+        before = hashlib.sha256(f"{inner}/2".encode()).hexdigest()[:16]
+        assert (load_catalogue(tmp_path / name).digest == before) == (name == "shallow")
 
 
 @pytest.mark.parametrize(

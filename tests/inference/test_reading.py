@@ -68,10 +68,63 @@ def test_rescale_slope_and_intercept_come_before_the_window():
     assert np.abs(plain.astype(int) - scaled).max() <= 1
 
 
-def test_without_a_window_percentiles_make_one():
+def test_without_a_window_percentiles_of_what_lies_above_the_background_make_one():
+    """Of 99 values from 40 to 3960 these are 59.6 and 3940.4; 0 is the background."""
     grey = read(dicom())[0].grey
-    low, high = np.percentile(RAMP, (0.5, 99.5))
-    np.testing.assert_array_equal(grey, np.round(((RAMP - low) * 255 / (high - low)).clip(0, 255)))
+    np.testing.assert_array_equal(grey, np.round(((RAMP - 59.6) * 255 / 3880.8).clip(0, 255)))
+
+
+def tissue() -> np.ndarray:
+    """Half air and half tissue of 1000 to 1199, uint16 (20, 20): its percentiles are 1000.995 and 1198.005."""
+    return np.r_[np.zeros(200), np.arange(1000, 1200)].astype(np.uint16).reshape(20, 20)
+
+
+#: Its first row, which is air.
+FIRST = np.arange(20)[:, None] == 0
+
+
+def as_image(pixels: np.ndarray, kind: str = "TIFF") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.dcm", dicom(tissue())),
+        ("a.dcm", dicom(2000 - tissue().astype(int), PhotometricInterpretation="MONOCHROME1")),
+        ("a.dcm", dicom(np.where(FIRST, 65535, tissue()), PixelPaddingValue=65535)),
+        ("a.nii", nibabel.Nifti1Image(tissue()[::-1, ::-1].T, np.eye(4)).to_bytes()),
+        ("a.png", as_image(tissue(), "PNG")),
+        ("a.tif", as_image(tissue().astype(np.int32))),
+        ("a.tif", as_image(tissue().astype(np.float32))),
+        ("a.tif", as_image(np.where(FIRST, np.nan, tissue() / 1024 - 5).astype(np.float32))),
+    ],
+    ids=["dicom", "monochrome1", "padding", "nifti", "16 bit", "32 bit", "float", "negative float"],
+)
+def test_a_slice_without_a_window_has_the_same_greys_in_every_kind_of_file(name, content):
+    (one,) = read(content, name)
+    np.testing.assert_array_equal(one.grey, np.round(((tissue() - 1000.995) * 255 / 197.01).clip(0, 255)))
+
+
+@pytest.mark.parametrize("container", ["dicom", "nifti"])
+def test_a_volume_has_one_window(container):
+    """Tissue of 1000 to 1199 beside a slice twice as bright: of all 400 values these are 1001.995 and 2394.01."""
+    frames = np.stack([tissue(), 2 * tissue()])
+    nifti = nibabel.Nifti1Image(frames[:, ::-1, ::-1].T, np.eye(4)).to_bytes()
+    found = read(*{"dicom": (dicom(frames), "a.dcm"), "nifti": (nifti, "a.nii")}[container])
+    for one, frame in zip(found, frames, strict=True):
+        by_hand = np.round(((frame - 1001.995) * 255 / 1392.015).clip(0, 255))
+        np.testing.assert_array_equal(one.grey, by_hand)
+
+
+def test_a_frame_without_a_window_beside_one_that_has_it_gets_its_own():
+    window = items(FrameVOILUTSequence=items(WindowCenter=1000, WindowWidth=2001))
+    groups = pydicom.Sequence([window[0], pydicom.Dataset()])
+    stated, unstated = read(dicom(np.stack([tissue(), tissue()]), PerFrameFunctionalGroupsSequence=groups))
+    np.testing.assert_array_equal(stated.grey[-1], np.round((tissue()[-1] + 0.5) * 255 / 2000))
+    np.testing.assert_array_equal(unstated.grey, read(dicom(tissue()))[0].grey)
 
 
 def test_monochrome1_is_turned_round():
@@ -95,7 +148,7 @@ def test_signed_pixels_are_read_with_their_sign_whatever_stands_above_the_stored
 @pytest.mark.parametrize("value", [-32768, 32768])
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 def test_padding_is_no_tissue_and_black(value, photometric):
-    """Two of ten rows at -32768, also written without its sign; the others have their own percentiles, before the rescale."""
+    """Two of ten rows at -32768, also written without its sign; the least of the others is background too."""
     values = np.arange(-500, 500, 10, dtype=np.int16).reshape(10, 10)
     values[:2] = -32768
     tags = {
@@ -109,9 +162,9 @@ def test_padding_is_no_tissue_and_black(value, photometric):
         at = content.index(b"\x28\x00\x20\x01")
         content[at + 4 : at + 6] = b"US"
     (one,) = read(bytes(content))
-    low, high = np.percentile(values[2:], (0.5, 99.5))
-    by_hand = np.round(((values[2:] - low) * 255 / (high - low)).clip(0, 255)).astype(int)
-    by_hand = by_hand if photometric == "MONOCHROME2" else 255 - by_hand
+    measured = values[2:] if photometric == "MONOCHROME2" else -values[2:]
+    low, high = np.percentile(measured[measured > measured.min()], (0.5, 99.5))
+    by_hand = np.round(((measured - low) * 255 / (high - low)).clip(0, 255)).astype(int)
     assert (one.grey[:2] == 0).all()
     assert np.abs(one.grey[2:] - by_hand).max() <= 1
 
@@ -129,7 +182,7 @@ def test_padding_may_be_a_range_from_either_end():
 
 @pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
 def test_floats_that_are_no_numbers_are_padding(nothing):
-    """Two of ten rows; the others have their own percentiles, or the file's window."""
+    """Two of ten rows; what lies above the least of the others has its percentiles, or all the file's window."""
     values = np.linspace(-1, 1, 100, dtype=np.float32).reshape(10, 10)
     values[:2] = nothing
     for window in ({}, {"WindowCenter": 0, "WindowWidth": 2, "VOILUTFunction": "LINEAR_EXACT"}):
@@ -139,7 +192,7 @@ def test_floats_that_are_no_numbers_are_padding(nothing):
         buffer = io.BytesIO()
         one.save_as(buffer)
         (found,) = read(buffer.getvalue())
-        low, high = (-1, 1) if window else np.percentile(values[2:], (0.5, 99.5))
+        low, high = (-1, 1) if window else np.percentile(values[2:].ravel()[1:], (0.5, 99.5))
         by_hand = np.round(((values[2:] - low) * 255 / (high - low)).clip(0, 255)).astype(int)
         assert (found.grey[:2] == 0).all()
         assert np.abs(found.grey[2:] - by_hand).max() <= 1

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope import home
-from tumorscope.data.decode import check_side, crop_to_head, decode, shrink
+from tumorscope.data.decode import DEEP, check_side, crop_to_head, decode, shrink
 from tumorscope.data.known import fill
 from tumorscope.data.layout import Layout, Planned, plan
 from tumorscope.data.sources import Source, check, fingerprint, open_source, readable
@@ -57,7 +57,7 @@ class Catalogue:
     @property
     def digest(self) -> str:
         """16 hex digits over the bytes of every slice in order: what pixel caches and runs are bound to."""
-        return digest_of(self.table["sha256"])
+        return digest_of(self.table["sha256"], deep=bool(self.table["mode"].str.startswith(DEEP).any()))
 
     @property
     def sets(self) -> tuple["Catalogue", ...]:
@@ -69,9 +69,11 @@ class Catalogue:
         return open_source(self.origin)
 
 
-def digest_of(hashes: Iterable[str]) -> str:
-    """16 hex digits of a set whose slices have these sha256, in order."""
-    return hashlib.sha256(f"{''.join(hashes)}/{FORMAT}".encode()).hexdigest()[:16]
+def digest_of(hashes: Iterable[str], deep: bool = False) -> str:
+    """16 hex digits of a set whose slices have these sha256, in order. deep : whether some have more than 8 bits"""
+    # What deep slices come out as has changed once; that of 8 bits has not.
+    read = f"{FORMAT}/windowed" if deep else FORMAT
+    return hashlib.sha256(f"{''.join(hashes)}/{read}".encode()).hexdigest()[:16]
 
 
 def load_catalogue(

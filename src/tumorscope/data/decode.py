@@ -1,9 +1,8 @@
 """Bytes of one image file to pixels and facts. Limits are set before decoding; what cannot be read says why.
 
-Depths: 8-bit grey stays; colour and palette go to luma (ITU-R 601, Pillow's "L"); transparency is laid on black; 16-bit
-grey is scaled by the bit depth that its largest value needs (a 12-bit MR slice by 4095, a full 16-bit one by 65535), so
-that an 8-bit slice stored as 16-bit (x257, or not scaled) comes back unchanged; floats up to 1, or a little over it as resampling
-leaves them, are taken as 0 to 1. A TIFF whose 0 is white is turned round, at every depth.
+Depths: 8-bit grey stays; colour and palette go to luma (ITU-R 601, Pillow's "L"); transparency is laid on black. More than 8
+bits are values without a window, and get that of `data.window`; an 8-bit slice stored as 16-bit (x257) comes back unchanged.
+A TIFF whose 0 is white is turned round, at every depth.
 
 Pixels are taken as stored: an EXIF orientation is not applied. A file of several frames is refused, since it is no slice.
 """
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from tumorscope.data.window import greys
 from tumorscope.errors import InputRejected
 
 #: Pixels of one slice; 4096 x 4096 is four times the largest MR matrix in use.
@@ -25,10 +25,10 @@ MAX_SIDE = 8192
 MIN_SIDE, MIN_ANSWERED = 16, 32
 #: Least share of foreground in the outermost row and column of a head.
 EDGE_SHARE = 0.03
-#: The largest float that is still taken for one on a scale of 0 to 1.
-LITTLE_OVER_1 = 1.25
 #: TIFF's tag that says what 0 is; its value 0 is white.
 PHOTOMETRIC = 262
+#: How Pillow's modes of more than 8 bits begin.
+DEEP = ("I", "F")
 #: Sides of a pixel cache.
 CACHE_SIDES = (8, 1024)
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
@@ -200,7 +200,7 @@ def _facts(image: Image.Image) -> Decoded:
 
 def _chroma(image: Image.Image, rgb: bytes) -> float:
     """Of every fourth pixel each way, which is enough to tell a photograph."""
-    if image.mode in ("L", "1") or image.mode.startswith(("I", "F")):
+    if image.mode in ("L", "1") or image.mode.startswith(DEEP):
         return 0.0
     pixels = np.frombuffer(rgb, np.uint8).reshape(image.height, image.width, 3)[::4, ::4]
     return float(np.ptp(pixels, axis=2).mean())
@@ -208,10 +208,10 @@ def _chroma(image: Image.Image, rgb: bytes) -> float:
 
 def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
     """Grey pixels, and RGB bytes for the pixel hash (grey repeated where there is no colour)."""
-    if image.mode.startswith(("I", "F")):
-        grey = _from_deep(np.asarray(image))
-        if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # Pillow turns 8 bits alone
-            grey = 255 - grey
+    if image.mode.startswith(DEEP):
+        # Pillow turns 8 bits alone.
+        white_is_0 = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+        grey = _from_deep(np.asarray(image), white_is_0)
         return grey, np.repeat(grey[..., None], 3, axis=2).tobytes()
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -221,16 +221,13 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
     return np.asarray(luma), rgb.tobytes()
 
 
-def _from_deep(values: np.ndarray) -> np.ndarray:
-    """16- or 32-bit grey to uint8 by the bit depth in use; negative values and NaN become black."""
-    fraction = values.dtype.kind == "f"
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    if fraction and values.max() <= LITTLE_OVER_1:
-        values = (values * 255).clip(max=255)
-    elif 255 < values.max() <= 65535 and not (values % 257).any():
-        values = values / 257  # 8 bits stored as 16
-    depth = max(8, int(values.max()).bit_length())
-    return np.round(values * (255 / (2**depth - 1))).clip(max=255).astype(np.uint8)
+def _from_deep(values: np.ndarray, white_is_0: bool) -> np.ndarray:
+    """16- or 32-bit grey (h, w) to uint8."""
+    if values.dtype.kind in "iu" and values.min() >= 0 and 255 < values.max() <= 65535 and not (values % 257).any():
+        grey = (values // 257).astype(np.uint8)
+        return 255 - grey if white_is_0 else grey
+    values = values.astype(np.float32)
+    return np.asarray(greys((-values if white_is_0 else values)[None])[0])
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tumorscope.data.decode import MAX_PIXELS
 from tumorscope.data.layout import starts_as_dicom
+from tumorscope.data.window import greys
 from tumorscope.errors import InputRejected
 from tumorscope.inference.reading.dicom_compressed import check_frames
 from tumorscope.inference.reading.dicom_frame import first, groups_of, padding_of, rescaled, windowed
@@ -84,14 +85,9 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
     whole = _data_set(plain, PIXEL_DATA)
     check_frames(name, whole, frames, rows, columns)
     stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
+    shown = _shown(stored, whole)
     for index in _in_order(whole, frames):
-        groups = groups_of(whole, index)
-        padding = padding_of(stored[index], whole)
-        values = np.asarray(rescaled(np.where(padding, 0, stored[index]), groups, whole), np.float64)
-        grey = windowed(values, groups, whole, ~padding)
-        if whole.get("PhotometricInterpretation") == "MONOCHROME1":
-            grey = 255 - grey
-        grey[padding] = 0
+        groups, grey = groups_of(whole, index), shown[index]
         spacing = first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
         if spacing:
             grey = square(grey, *(float(step) for step in spacing))
@@ -99,6 +95,26 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         facts = {"modality": modality}
         plane, lies = _orientation(groups, whole, (rows, columns))
         yield Slice(label, lies.shown(grey), plane=plane, series=_series(header), stored=lies, facts=facts)
+
+
+def _shown(stored: np.ndarray, whole: Any) -> dict[int, np.ndarray]:
+    """Grey uint8 (h, w) of every frame by its number: in its own window, those without one in one of them all together."""
+    white_is_least = whole.get("PhotometricInterpretation") == "MONOCHROME1"
+    shown, unstated = {}, {}
+    for index, frame in enumerate(stored):
+        groups, padding = groups_of(whole, index), padding_of(frame, whole)
+        values = np.asarray(rescaled(np.where(padding, 0, frame), groups, whole), np.float64)
+        grey = windowed(values, groups, whole)
+        if grey is None:
+            values[padding] = np.nan
+            unstated[index] = (-values if white_is_least else values).astype(np.float32)
+            continue
+        grey = 255 - grey if white_is_least else grey
+        grey[padding] = 0
+        shown[index] = grey
+    if unstated:
+        shown |= zip(unstated, greys(np.stack(list(unstated.values()))), strict=True)
+    return shown
 
 
 def _inflated(content: bytes, most: int) -> bytes:

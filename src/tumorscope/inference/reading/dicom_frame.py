@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from tumorscope.inference.reading.slices import WINDOW, between
-
 
 def groups_of(dataset: Any, frame: int) -> list[Any]:
     """Functional groups of a frame of an enhanced file, its own before the shared ones."""
@@ -47,11 +45,10 @@ def padding_of(stored: np.ndarray, dataset: Any) -> np.ndarray:
     return np.asarray((stored >= low) & (stored <= high))
 
 
-def windowed(values: np.ndarray, groups: list[Any], dataset: Any, inside: np.ndarray) -> np.ndarray:
+def windowed(values: np.ndarray, groups: list[Any], dataset: Any) -> np.ndarray | None:
     """uint8 by the file's window and its function (PS3.3 C.11.2.1.2 and C.11.2.1.3; the first of several windows).
 
-    By the file's table of grey values where there is no window; between percentiles where there is neither, or one of no use.
-    inside : bool (h, w), the pixels that percentiles are taken of
+    By the file's table of grey values where there is no window; None where there is neither, or one of no use.
     """
     centre, width, function = (
         first(groups, dataset, "FrameVOILUTSequence", tag) for tag in ("WindowCenter", "WindowWidth", "VOILUTFunction")
@@ -61,9 +58,7 @@ def windowed(values: np.ndarray, groups: list[Any], dataset: Any, inside: np.nda
     if not (span >= 1 if linear else span > 0):
         table = first(groups, dataset, "FrameVOILUTSequence", "VOILUTSequence")
         little = getattr(dataset, "original_encoding", (None, True))[1]
-        looked_up = _looked_up(values, table[0], "<u2" if little else ">u2") if table else None
-        measured = values[inside] if inside.any() else values
-        return between(values, *np.percentile(measured, WINDOW)) if looked_up is None else looked_up
+        return _looked_up(values, table[0], "<u2" if little else ">u2") if table else None
     away = values - float(np.ravel(centre)[0])
     if function == "SIGMOID":
         shown = 1 / (1 + np.exp((-4 * away / span).clip(-100, 100)))

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from tumorscope.data.decode import MAX_PIXELS
+from tumorscope.data.window import between
 from tumorscope.errors import InputRejected
-from tumorscope.inference.reading.slices import Slice, between
+from tumorscope.inference.reading.slices import Slice
 
 
 def read(name: str, content: bytes) -> Iterator[Slice]:
-    """The slice in a file of the figshare set: a struct cjdata with an image, stretched from its least to its largest value."""
+    """The slice in a file of the figshare set: a struct cjdata with an image.
+
+    It is stretched from its least to its largest value, as the published pictures of this set are that networks learn from.
+    """
     import h5py
 
     if not content.startswith(b"MATLAB 7.3"):

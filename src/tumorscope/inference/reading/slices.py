@@ -13,8 +13,6 @@ from tumorscope.errors import InputRejected
 MAX_VOXELS = 512 * 512 * 256
 #: Bytes that a packed file may unpack to.
 MAX_UNPACKED = 4 * MAX_VOXELS
-#: Percentiles of the grey window where a file names none.
-WINDOW = (0.5, 99.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +83,6 @@ class Slice:
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """uint8 of values from `low`, black, to `high`, white."""
-    return np.round(((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255)).astype(np.uint8)
 
 
 def square(grey: np.ndarray, down: float, across: float) -> np.ndarray:
