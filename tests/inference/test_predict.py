@@ -26,7 +26,7 @@ from tumorscope.data.decode import as_input, crop_to_head
 from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
 from tumorscope.inference.classifier import Classifier, Finding
-from tumorscope.inference.gate import TURNS, Likeness, before, ghosting, layout, measures, turned
+from tumorscope.inference.gate import TURNS, Likeness, before, bright_sides, ghosting, layout, measures, turned
 from tumorscope.inference.reading import read_slices
 from tumorscope.inference.reading.slices import Slice
 from tumorscope.labels import CLASSES
@@ -311,6 +311,28 @@ def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():
     assert ratios[0] < 0.01
     assert (ratios[1:] > 100).all()
     assert [TURNS[way] for way in ways[1:]] == list(TURNS)
+
+
+def test_a_bright_page_or_frame_around_a_refused_slice_is_named():
+    """A head of 50 x 40: without a page no side is bright; a strip at the left is one, a frame of one pixel is four."""
+    grey = np.zeros((80, 70), np.uint8)
+    grey[15:65, 15:55] = np.where(np.hypot(*np.mgrid[-1:1:50j, -1:1:40j]) < 1, 200, 0)
+    assert bright_sides(grey) == []
+    strip, frame, page = grey.copy(), grey.copy(), np.full((200, 200), 255, np.uint8)
+    strip[:, :4] = 255
+    frame[5, 5:65] = frame[75, 5:65] = frame[5:76, 5] = frame[5:76, 64] = 255
+    page[60:140, 60:130] = grey
+    sides = ["top", "bottom", "left side", "right side"]
+    assert [bright_sides(one) for one in (strip, frame, page)] == [["left side"], sides, sides]
+    ours = Classifier.load(threads=1)
+    (refused,) = ours.predict(page)
+    assert refused.status == "refused"
+    said = "bright from end to end at its top, bottom, left side, right side; known slices are dark around the head. Crop a page"
+    assert refused.reasons[-1].startswith(said)
+    noise = np.random.default_rng(0).integers(0, 100, (80, 70)).astype(np.uint8)
+    noise[0] = noise[-1] = noise[:, 0] = noise[:, -1] = 0
+    (refused,) = ours.predict(noise)
+    assert not any("bright from end to end" in reason for reason in refused.reasons)
 
 
 def tissue(side: int = 160) -> np.ndarray:

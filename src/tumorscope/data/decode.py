@@ -120,7 +120,7 @@ def crop_to_head(grey: np.ndarray) -> np.ndarray:
 
 def head_square(grey: np.ndarray) -> tuple[int, int, int]:
     """Top, left and side of the square that `crop_to_head` cuts; it may leave the slice. (0, 0, 0) where there is no head."""
-    box = _head_box(grey)
+    box = head_box(grey)
     if box is None:
         return 0, 0, 0
     top, bottom, left, right = box
@@ -130,7 +130,7 @@ def head_square(grey: np.ndarray) -> tuple[int, int, int]:
 
 def crop_like(other: np.ndarray, grey: np.ndarray) -> np.ndarray:
     """What lies over the slice `grey`, such as its mask, uint8 of any size, cropped to the same square."""
-    box = _head_box(grey)
+    box = head_box(grey)
     if box is None:
         return other
     top, bottom, left, right = (
@@ -146,7 +146,7 @@ def crop_like(other: np.ndarray, grey: np.ndarray) -> np.ndarray:
     return square
 
 
-def _head_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
+def head_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
     """Top, bottom, left and right of the head; None where there is none."""
     bright = grey > max(1.0, 0.1 * _percentile(grey, 0.99))
     spans = []

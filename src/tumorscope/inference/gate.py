@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tumorscope.data.decode import MIN_ANSWERED, shrink
+from tumorscope.data.decode import MIN_ANSWERED, head_box, shrink
 from tumorscope.inference.reading.slices import Slice
 
 #: Largest aspect ratio of a slice, and smallest standard deviation of its grey.
@@ -21,6 +21,9 @@ LOOK = 96
 LAYOUT = 12
 #: Pixels a side that ghosts are looked for at, and how far a ghost lies from its head at least: nearer ones are blur.
 GHOST_SIDE, GHOST_NEAREST = 128, 12
+
+#: Pixels from a side within which a bright line is looked for, and the share of the side that it runs along at least.
+LINE, ALONG = 3, 0.9
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,26 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
         warned.append(f"strongest echo {echo:.1f} times the usual; known slices reach {most:.1f}: it may be ghosted")
     if len(head) < MIN_ANSWERED:
         refused.append(f"head of {len(head)} px; at least {MIN_ANSWERED}. Give the slice at a higher resolution.")
+    if refused and (sides := bright_sides(one.grey)):
+        text = f"bright from end to end at its {', '.join(sides)}; known slices are dark around the head."
+        refused.append(f"{text} Crop a page or frame away, or turn the grey of an inverted slice round.")
     return Verdict(tuple(refused), tuple(warned))
+
+
+def bright_sides(grey: np.ndarray) -> list[str]:
+    """Sides of what a slice, uint8 (h, w), is cropped to that have a bright line along them, as a page or frame has."""
+    box = head_box(grey)
+    if box is None:
+        return []
+    top, bottom, left, right = box
+    bright = grey[top:bottom, left:right] > 0.5 * np.percentile(grey, 99)
+    strips = {
+        "top": bright[:LINE],
+        "bottom": bright[-LINE:],
+        "left side": bright[:, :LINE].T,
+        "right side": bright[:, -LINE:].T,
+    }
+    return [name for name, strip in strips.items() if strip.mean(axis=1).max() >= ALONG]
 
 
 #: What would put a slice right, in the order of `turned`.
