@@ -46,7 +46,7 @@ LITE: dict[str, Any] = {
 LOOK = {"augment.curve": 0.2, "augment.blur": 0.012}
 NONE = {"augment.paste": 0.0, "augment.remove": 0.0, "augment.seam": 0.0}
 PASTE = {"augment.paste": 0.5, "augment.remove": 0.0}
-#: With `LITE` and `LOOK` what `region_lite` is, but for its length.
+#: With `LITE` and `LOOK` what `region_lite` is, but for its length and size.
 BETWEEN = {"augment.paste": 0.4, "augment.remove": 0.15}
 FILE = {"augment.compression": 0.7, "augment.resolution": 0.4}
 DESIGNS: dict[str, dict[str, Any]] = {
@@ -56,6 +56,8 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "lite, look, none": {**LITE, **LOOK, **NONE},
     "lite, look, between, 30 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 30},
     "lite, look, between, 30 epochs, file": {**LITE, **LOOK, **BETWEEN, **FILE, "training.epochs": 30},
+    "lite, look, between, 14 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14},
+    "lite, look, between, 14 epochs, 160": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14, "input.size": 160},
     "96": {"training.epochs": 10, "input.size": 96},
 }
 
