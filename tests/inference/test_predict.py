@@ -313,6 +313,14 @@ def test_a_head_that_lies_wrongly_is_told_from_one_that_does_not():
     assert [TURNS[way] for way in ways[1:]] == list(TURNS)
 
 
+def test_a_finding_of_a_file_whose_tags_are_doubtful_is_warned(classifier, heads):
+    pixels = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L")).astype(np.uint16)
+    window = {"WindowCenter": 128, "WindowWidth": 256, "BodyPartExamined": ""}
+    plain, knee = classifier.predict([dicom(pixels, **(window | more)) for more in ({}, {"BodyPartExamined": "KNEE"})])
+    assert (knee.status, knee.label) == ("warned", plain.label)
+    assert knee.reasons == ("BodyPartExamined KNEE: the model knows heads alone", *plain.reasons)
+
+
 def test_a_bright_page_or_frame_around_a_refused_slice_is_named():
     """A head of 50 x 40: without a page no side is bright; a strip at the left is one, a frame of one pixel is four."""
     grey = np.zeros((80, 70), np.uint8)

@@ -707,6 +707,27 @@ def test_a_volume_that_unpacks_without_end_is_refused_soon():
         read(content, name="bomb.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"BodyPartExamined": "BRAIN", "BurnedInAnnotation": "NO", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}, []),
+        ({"BodyPartExamined": "HEAD_NECK"}, []),
+        ({"BodyPartExamined": ""}, []),
+        ({"BurnedInAnnotation": "YES"}, ["BurnedInAnnotation YES"]),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, ["SOPClassUID Secondary Capture"]),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"}, ["SOPClassUID Secondary Capture"]),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.4"}, []),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "BodyPartExamined": "KNEE"},
+            ["ImageType DERIVED\\SECONDARY\\SCREEN SAVE", "BodyPartExamined KNEE"],
+        ),
+    ],
+)
+def test_tags_that_say_that_it_is_no_slice_of_a_head_are_warned_of(tags, says):
+    (one,) = read(dicom(**tags))
+    assert [text.partition(":")[0] for text in one.warned] == says
+
+
 def test_nothing_of_the_patient_is_kept():
     assert "Secret" not in repr(read(dicom())[0])
 

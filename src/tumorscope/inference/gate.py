@@ -104,7 +104,7 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
         return Verdict((f"grey varies by {spread:.1f}; at least {MIN_SPREAD:g}. The slice is blank or nearly so.",))
     if one.chroma > MAX_CHROMA:
         return Verdict((f"colour {one.chroma:.0f} of 255; at most {MAX_CHROMA:g}. Give a grey MR slice.",))
-    refused, warned = [], []
+    refused, warned = [], [*one.warned]
     for name, value in measures(head).items():
         bounds = limits["measures"][name]
         if not bounds["refuse"][0] <= value <= bounds["refuse"][1]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tumorscope.data.decode import MAX_PIXELS
 from tumorscope.data.layout import starts_as_dicom
+from tumorscope.data.sources import readable
 from tumorscope.data.window import greys
 from tumorscope.errors import InputRejected
 from tumorscope.inference.reading.dicom_compressed import check_frames
@@ -27,6 +28,10 @@ PIXEL_DATA = 0x7FE00010
 DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 #: What tells slices at the same places of one series apart.
 STACKS = ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue")
+#: UID of secondary capture, and how those of its kinds begin.
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+#: What body parts that show the brain are called (PS3.16 annex L, and free text).
+OF_THE_HEAD = ("HEAD", "BRAIN", "SKULL", "CRANI", "CEREBR", "NEURO", "PITUIT", "SELLA")
 #: Where columns and rows of a slice run as radiologists look at it; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1).
 LOOKED_ALONG = {
     "sagittal": ((0, 1, 0), (0, 0, -1)),
@@ -85,7 +90,7 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
     whole = _data_set(plain, PIXEL_DATA)
     check_frames(name, whole, frames, rows, columns)
     stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
-    shown = _shown(stored, whole)
+    shown, warned = _shown(stored, whole), _doubts(header)
     for index in _in_order(whole, frames):
         groups, grey = groups_of(whole, index), shown[index]
         spacing = first(groups, whole, "PixelMeasuresSequence", "PixelSpacing")
@@ -94,7 +99,35 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         label = f"{name}#{index + 1}" if frames > 1 else name
         facts = {"modality": modality}
         plane, lies = _orientation(groups, whole, (rows, columns))
-        yield Slice(label, lies.shown(grey), plane=plane, series=_series(header), stored=lies, facts=facts)
+        yield Slice(
+            label,
+            lies.shown(grey),
+            plane=plane,
+            series=_series(header),
+            stored=lies,
+            warned=warned,
+            facts=facts,
+        )
+
+
+def _doubts(header: Any) -> tuple[str, ...]:
+    """What a file says of itself, with the tag, that is not said of slices as a scanner makes them, of a head."""
+    storage, kind, part = (header.get(tag) for tag in ("SOPClassUID", "ImageType", "BodyPartExamined"))
+    found = []
+    if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+        found.append("BurnedInAnnotation YES: writing in the pixels may be taken for tissue")
+    if f"{storage}.".startswith(f"{SECONDARY_CAPTURE}."):
+        found.append("SOPClassUID Secondary Capture: a picture of a slice, not the slice as it was measured")
+    if "SCREEN" in (image_type := _said(kind)).upper():
+        found.append(f"ImageType {image_type}: a picture of a screen, not the slice as it was measured")
+    if (body := _said(part)) and not any(name in body.upper() for name in OF_THE_HEAD):
+        found.append(f"BodyPartExamined {body}: the model knows heads alone")
+    return tuple(found)
+
+
+def _said(value: Any) -> str:
+    """A tag's value or values as text of a line, cut where it is too long for what it should be."""
+    return readable("\\".join(str(one) for one in np.ravel(value or "")).strip())[:64]
 
 
 def _shown(stored: np.ndarray, whole: Any) -> dict[int, np.ndarray]:

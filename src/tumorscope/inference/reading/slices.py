@@ -73,6 +73,7 @@ class Slice:
     diffusion weight; no UID, which would lead back to the patient
     place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
     stored : how a DICOM slice lies in its file
+    warned : what a DICOM file says that makes an answer doubtful
     """
 
     name: str
@@ -82,6 +83,7 @@ class Slice:
     series: str = ""
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
+    warned: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
 
