@@ -620,7 +620,7 @@ def test_dicom_without_a_preamble_is_read_under_any_name(name, tmp_path):
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["IM000001"]
     planned, notices = plan(open_source(tmp_path), Layout.of(None), medical=True)
     assert [one.path for one in planned] == ["glioma/IM000001"]
-    assert notices[0].startswith("2 files lie outside the class folders or are no images")
+    assert notices[0].startswith("2 files hold no slices")
 
 
 def test_a_name_is_enough_for_dicom_that_begins_elsewhere_and_a_picture_of_that_name_is_a_picture():

@@ -70,7 +70,7 @@ def open_catalogue(path: Path | None, classes: list[str] | None = None, sizes: t
     if len(catalogue.rejected):
         first = catalogue.rejected.iloc[0]
         say(
-            f"Left out: {len(catalogue.rejected)} files, listed with reasons in {catalogue.folder / 'rejected.csv'}; "
+            f"Refused: {len(catalogue.rejected)} files, listed with reasons in {catalogue.folder / 'rejected.csv'}; "
             f"the first: {first['path']}: {first['reason']}"
         )
     return catalogue

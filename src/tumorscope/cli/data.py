@@ -48,7 +48,7 @@ def import_data(
     for side in sizes:
         with counting(f"Pixels at {side}x{side}") as progress:
             pixels(catalogue, side, progress)
-    typer.echo(f"{len(catalogue.table)} slices, {len(catalogue.rejected)} files left out.")
+    typer.echo(f"{len(catalogue.table)} slices, {len(catalogue.rejected)} files refused.")
     typer.echo(f"Catalogue: {catalogue.folder / 'catalogue.csv'}")
     for side in sizes:
         typer.echo(f"Pixels: {path_of(catalogue, side)}")
@@ -67,7 +67,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    typer.echo(f"{facts['name']}: {facts['slices']} slices, {facts['rejected']} files left out")
+    typer.echo(f"{facts['name']}: {facts['slices']} slices, {facts['rejected']} files refused")
     for split, counts in facts["classes"].items():
         row = ", ".join(f"{name} {count}" for name, count in counts.items())
         typer.echo(f"  {split or 'no split'}: {sum(counts.values())} ({row})")

@@ -96,7 +96,19 @@ def load_catalogue(
     source = open_source(path)
     layout = Layout.of(classes)
     folder = home.datasets() / f"{_slug(source.path)}-{_key(source, layout)}"
-    return _stored(folder, source.path) or _build(source, layout, folder, sizes, progress)
+    planned, notices = plan(source, layout)
+    stored = _stored(folder, source.path)
+    # Earlier versions knew fewer folder names, so that they found other slices or labels in the same files.
+    if stored is not None and _as_planned(stored, planned):
+        return stored
+    return _build(source, planned, notices, folder, sizes, progress)
+
+
+def _as_planned(stored: Catalogue, planned: list[Planned]) -> bool:
+    labels = dict(zip(stored.table["path"], stored.table["label"], strict=True))
+    refused = set(stored.rejected["path"])
+    whole = len(planned) == len(labels) + len(refused)
+    return whole and all(labels.get(item.path) == item.label or readable(item.path) in refused for item in planned)
 
 
 def _key(source: Source, layout: Layout) -> str:
@@ -127,10 +139,16 @@ def _read(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, keep_default_na=False, na_values={"quantisation": [""]}, dtype=cast(Any, text | kinds))
 
 
-def _build(source: Source, layout: Layout, folder: Path, sizes: Sequence[int], progress: Progress | None) -> Catalogue:
+def _build(
+    source: Source,
+    planned: list[Planned],
+    notices: tuple[str, ...],
+    folder: Path,
+    sizes: Sequence[int],
+    progress: Progress | None,
+) -> Catalogue:
     from tumorscope.data.cache import write_pixels
 
-    planned, notices = plan(source, layout)
     rows, rejected, pixels = _scan(source, planned, tuple(sizes), progress)
     if not rows:
         raise nothing_found(source, rejected)

@@ -1,7 +1,8 @@
 """From file names to label, split, patient, plane and mask: what the folders and an optional metadata.csv say.
 
 Known layouts: `Training/<class>/`, `Testing/<class>/` (Kaggle, both versions), `<class>/` alone, and either of them below
-any number of wrapping folders. A `metadata.csv` with a `path` column, relative to its own folder, may add label, source (a
+any number of wrapping folders; of several folders that name a class the nearest counts. Case does not matter, and space, hyphen
+and underscore are the same. A `metadata.csv` with a `path` column, relative to its own folder, may add label, source (a
 collection, hospital or scanner; else the set's name), patient, patient_group, fold, plane and mask, a row a slice. Two published
 sets repacked as images have one of their own, and are read too: the figshare set (id, pid, class, fold) and slices of TCIA
 Brain-Tumor-Progression (file, patient, tumor_pixels).
@@ -9,6 +10,8 @@ Brain-Tumor-Progression (file, patient, tumor_pixels).
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,6 +26,8 @@ DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
 ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
 #: Of files that `inference.reading` reads beside images; DICOM goes without an ending too.
 MEDICAL = (".dcm", ".ima", ".nii", ".nii.gz", ".mat")
+#: Folders that a notice names.
+NAMED = 5
 #: Bytes that hold the prefix of a DICOM file, and the mark of a map.
 HEAD = 132
 #: What heat maps and masks of `predict` have in their first bytes, wherever they are put, so that none is taken for a slice.
@@ -63,7 +68,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Layout:
-    """Folder name (lower case) to class name."""
+    """Folder name, as `_plain` writes it, to class name."""
 
     classes: tuple[tuple[str, str], ...]
 
@@ -80,7 +85,7 @@ class Layout:
                     "class", f"{folder}={name}", f"one of {', '.join(known)}", "Map it to one of these."
                 )
         ours = BY_FOLDER if kinds else BY_FOLDER | dict.fromkeys(TUMOUR_FOLDERS, TUMOUR)
-        added = {folder.lower(): name for folder, name in (classes or {}).items()}
+        added = {_plain(folder): name for folder, name in (classes or {}).items()}
         return cls(tuple(sorted((ours | added).items())))
 
 
@@ -92,7 +97,8 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
     classes = dict(layout.classes)
     extra = _metadata(source)
     unlisted = extra.known - extra.rows.keys()
-    planned, others, maps = [], 0, 0
+    planned: list[Planned] = []
+    others, maps, outside = 0, 0, Counter[str]()
     for member in source.members:
         if member.name in unlisted:
             continue
@@ -101,13 +107,17 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
             continue
         more = dict(extra.rows.get(member.name, {}))
         said = more.pop("label", "")
-        label = _label(member.name, classes) or classes.get(said.lower())
-        if label is None or not (_may_hold_slices(source, member) if medical else _is_image(member)):
+        label = _label(member.name, classes) or classes.get(_plain(said))
+        if not (_may_hold_slices(source, member) if medical else _is_image(member)):
             others += 1
+            continue
+        if label is None:
+            outside[PurePosixPath(member.name.replace("\\", "/")).parent.name] += 1
             continue
         collection = more.pop("source", "") or readable(source.path.stem)
         planned.append(Planned(member, label, _split(member.name), collection, **more))
-    return planned, tuple(map(readable, (*source.notices, *extra.notices, *_notices(planned, others, maps))))
+    left = _notices(planned, others, maps, outside, classes)
+    return planned, tuple(map(readable, (*source.notices, *extra.notices, *left)))
 
 
 def plan_pictures(source: Source) -> tuple[list[Planned], tuple[str, ...]]:
@@ -132,8 +142,13 @@ def plan_pictures(source: Source) -> tuple[list[Planned], tuple[str, ...]]:
 
 
 def _label(name: str, classes: dict[str, str]) -> str | None:
-    folders = [part.lower() for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]]
+    folders = [_plain(part) for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]]
     return next((classes[folder] for folder in reversed(folders) if folder in classes), None)
+
+
+def _plain(name: str) -> str:
+    """A folder's name or a label in lower case, with an underscore for what parts its words: "No-Tumor" is no_tumor."""
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
 def _is_image(member: Member) -> bool:
@@ -182,12 +197,23 @@ def _split(name: str) -> str:
     return next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "")
 
 
-def _notices(planned: list[Planned], others: int, maps: int) -> list[str]:
+def _notices(
+    planned: list[Planned], others: int, maps: int, outside: Counter[str], classes: dict[str, str]
+) -> list[str]:
+    """What was left out: others, files of another kind; outside, how many lie in each folder that is no known class."""
     notices = []
     if maps:
         notices.append(f"{maps} files are heat maps or masks that tumorscope wrote; they were left out.")
     if others:
-        notices.append(f"{others} files lie outside the class folders or are no images; they were left out.")
+        notices.append(f"{others} files hold no slices, by their names; they were left out.")
+    if outside:
+        folders = ", ".join(f"{name or 'the top'} ({count})" for name, count in outside.most_common(NAMED))
+        folders += f" and {len(outside) - NAMED} more" if len(outside) > NAMED else ""
+        notices.append(
+            f"{outside.total()} files lie in folders of no known class, and were left out: {folders}. "
+            f'Map each with --classes "{outside.most_common(1)[0][0] or "FOLDER"}=CLASS"; '
+            f"classes are {', '.join(sorted(set(classes.values())))}."
+        )
     missing = [name for name in CLASSES if all(item.label != name for item in planned)]
     if missing and all(item.label != TUMOUR for item in planned):
         notices.append(f"No slice of class {', '.join(missing)}.")

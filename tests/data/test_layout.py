@@ -1,0 +1,80 @@
+"""Folder names and metadata.csv to labels: which names are known, which counts of several, and what is said of the others."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tumorscope.cli.main import app
+from tumorscope.data.catalogue import load_catalogue, save
+from tumorscope.data.layout import Layout, plan
+from tumorscope.data.sources import open_source
+
+
+def written(top: Path, *names: str) -> Path:
+    """A PNG of noise, another one for each name."""
+    for seed, name in enumerate(names):
+        file, buffer = top / name, io.BytesIO()
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40), np.uint8)).save(buffer, "PNG")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(buffer.getvalue())
+    return top
+
+
+def labels(top: Path, **layout) -> dict[str, str]:
+    return {item.path: item.label for item in plan(open_source(top), Layout.of(None, **layout))[0]}
+
+
+@pytest.mark.parametrize("free", ["no-tumor", "No Tumor", "NO_TUMOR", "no  tumour", "No-Tumour", "notumor"])
+def test_the_nearest_folder_with_a_known_name_counts_however_its_words_are_parted(tmp_path, free):
+    written(
+        tmp_path,
+        f"yes/scan/{free}/a.png",
+        "yes/scan/b.png",
+        f"tumor/{free}/c.png",
+        "tumor/Tumor/d.png",
+        "x/Glioma-Tumor/e.png",
+    )
+    found = labels(tmp_path, kinds=False)
+    free_ones = {f"yes/scan/{free}/a.png", f"tumor/{free}/c.png"}
+    assert {path for path, label in found.items() if label == "notumor"} == free_ones
+    assert {found["yes/scan/b.png"], found["tumor/Tumor/d.png"]} == {"tumour"}
+    assert found["x/Glioma-Tumor/e.png"] == "glioma"
+    assert Layout.of({"My Set-A": "glioma"}) == Layout.of({"my_set a": "glioma"})
+
+
+def test_folders_of_no_known_class_are_named_with_the_remedy(tmp_path, monkeypatch):
+    """Three files in Tumor/, two in cancer/, one in neither, and one that is no image; the healthy ones are not lost."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    data = written(
+        tmp_path / "set",
+        *("Tumor/a.png", "Tumor/b.png", "Tumor/c.png", "all/cancer/d.png", "all/cancer/e.png", "f.png"),
+        *("No Tumor/g.png", "No Tumor/h.png"),
+    )
+    (data / "notes.txt").write_text("no image")
+    told = CliRunner().invoke(app, ["data", "info", "--data", str(data)])
+    assert told.exit_code == 0
+    said = " ".join(told.output.split())
+    assert "set: 2 slices, 0 files refused" in said
+    assert "1 files hold no slices" in said
+    assert "6 files lie in folders of no known class, and were left out: Tumor (3), cancer (2), the top (1)." in said
+    assert 'Map each with --classes "Tumor=CLASS"; classes are glioma, meningioma, notumor, pituitary.' in said
+    _, (_, scored) = plan(open_source(data), Layout.of(None, kinds=False))
+    assert "3 files lie in folders of no known class, and were left out: cancer (2), the top (1)." in scored
+    assert scored.endswith("classes are glioma, meningioma, notumor, pituitary, tumour.")
+
+
+def test_a_catalogue_of_other_labels_than_the_folders_have_now_is_made_again(tmp_path, monkeypatch):
+    """As an earlier version left it, which did not know one of the folders, or took it for another."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    written(tmp_path / "set", "glioma/a.png", "no tumor/b.png")
+    now = load_catalogue(tmp_path / "set")
+    assert now.table["label"].tolist() == ["glioma", "notumor"]
+    for old in (now.table.iloc[:1], now.table.assign(label="glioma")):
+        object.__setattr__(now, "table", old)
+        save(now)
+        now = load_catalogue(tmp_path / "set")
+        assert now.table["label"].tolist() == ["glioma", "notumor"]
