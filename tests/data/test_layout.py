@@ -12,6 +12,7 @@ from tumorscope.cli.main import app
 from tumorscope.data.catalogue import load_catalogue, save
 from tumorscope.data.layout import Layout, plan
 from tumorscope.data.sources import open_source
+from tumorscope.errors import DataNotFound
 
 
 def written(top: Path, *names: str) -> Path:
@@ -65,6 +66,40 @@ def test_folders_of_no_known_class_are_named_with_the_remedy(tmp_path, monkeypat
     _, (_, scored) = plan(open_source(data), Layout.of(None, kinds=False))
     assert "3 files lie in folders of no known class, and were left out: cancer (2), the top (1)." in scored
     assert scored.endswith("classes are glioma, meningioma, notumor, pituitary, tumour.")
+
+
+def test_the_label_of_metadata_comes_before_the_folders(tmp_path):
+    """A kind within tumor/ says more, another class than the folder's is said, and no label leaves the folder's."""
+    written(tmp_path, *(f"tumor/{name}.png" for name in "ab"), "glioma/c.png", "glioma/d.png")
+    rows = ["path,label", "tumor/a.png,Meningioma", "glioma/c.png,no tumor", "glioma/d.png,"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    expected = {
+        "tumor/a.png": "meningioma",
+        "tumor/b.png": "tumour",
+        "glioma/c.png": "notumor",
+        "glioma/d.png": "glioma",
+    }
+    assert labels(tmp_path, kinds=False) == expected
+    notices = plan(open_source(tmp_path), Layout.of(None, kinds=False))[1]
+    assert notices == ("1 slices lie in a folder of another class than their label in metadata.csv, which counts.",)
+
+
+def test_an_unknown_label_is_named_with_its_row_and_its_file_left_out(tmp_path, monkeypatch):
+    """Rows as a spreadsheet counts them, the header being the first."""
+    written(tmp_path, "glioma/a.png", "glioma/b.png", "c.png")
+    rows = ["path,label", "glioma/a.png,glioma", "glioma/b.png,Ependymoma", "c.png,Ependymoma"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    planned, notices = plan(open_source(tmp_path), Layout.of(None))
+    assert [item.path for item in planned] == ["glioma/a.png"]
+    said = (
+        "Label 'Ependymoma' is no known class (metadata.csv row 4, metadata.csv row 3): 2 files were left out. Map it"
+    )
+    assert notices[-1] == f'{said} with --classes "Ependymoma=CLASS".'
+    assert len(plan(open_source(tmp_path), Layout.of({"ependymoma": "glioma"}))[0]) == 3
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    (tmp_path / "glioma" / "a.png").unlink()
+    with pytest.raises(DataNotFound, match=r"Label 'Ependymoma' is no known class \(metadata.csv row 4"):
+        load_catalogue(tmp_path)
 
 
 def test_a_catalogue_of_other_labels_than_the_folders_have_now_is_made_again(tmp_path, monkeypatch):

@@ -151,7 +151,7 @@ def _build(
 
     rows, rejected, pixels = _scan(source, planned, tuple(sizes), progress)
     if not rows:
-        raise nothing_found(source, rejected)
+        raise nothing_found(source, rejected, notices)
     name = readable(source.path.stem)
     table = fill(pd.DataFrame(rows, columns=list(COLUMNS)))
     catalogue = Catalogue(name, table, pd.DataFrame(rejected, columns=["path", "reason"]), folder, source.path, notices)
@@ -161,15 +161,18 @@ def _build(
     return catalogue
 
 
-def nothing_found(source: Source, rejected: list[tuple[str, str]]) -> DataNotFound:
-    """That no file of `source` is a slice of a known class; rejected : path and reason of those that claimed to be one."""
+def nothing_found(source: Source, rejected: list[tuple[str, str]], notices: tuple[str, ...]) -> DataNotFound:
+    """That no file of `source` is a slice of a known class.
+
+    rejected : path and reason of those that claimed to be one; notices : what is said of the others
+    """
     found = f"{source.path}: no readable slice of a known class among {len(source.members)} files. "
     if rejected:
         path, reason = rejected[0]
         return DataNotFound(f"{found}{len(rejected)} were refused, the first: {path}: {reason}")
     return DataNotFound(
         f"{found}Expected Training/<class>/ and Testing/<class>/, or <class>/ folders; "
-        "map other names with --classes no=notumor."
+        f"map other names with --classes no=notumor. {' '.join(notices)}".rstrip()
     )
 
 

@@ -3,9 +3,9 @@
 Known layouts: `Training/<class>/`, `Testing/<class>/` (Kaggle, both versions), `<class>/` alone, and either of them below
 any number of wrapping folders; of several folders that name a class the nearest counts. Case does not matter, and space, hyphen
 and underscore are the same. A `metadata.csv` with a `path` column, relative to its own folder, may add label, source (a
-collection, hospital or scanner; else the set's name), patient, patient_group, fold, plane and mask, a row a slice. Two published
-sets repacked as images have one of their own, and are read too: the figshare set (id, pid, class, fold) and slices of TCIA
-Brain-Tumor-Progression (file, patient, tumor_pixels).
+collection, hospital or scanner; else the set's name), patient, patient_group, fold, plane and mask, a row a slice; its
+label comes before the folder's. Two published sets repacked as images have one of their own, and are read too: the figshare set
+(id, pid, class, fold) and slices of TCIA Brain-Tumor-Progression (file, patient, tumor_pixels).
 """
 
 import csv
@@ -98,7 +98,7 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
     extra = _metadata(source)
     unlisted = extra.known - extra.rows.keys()
     planned: list[Planned] = []
-    others, maps, outside = 0, 0, Counter[str]()
+    others, maps, outside, unknown, against = 0, 0, Counter[str](), dict[str, list[str]](), 0
     for member in source.members:
         if member.name in unlisted:
             continue
@@ -106,17 +106,22 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
             maps += 1
             continue
         more = dict(extra.rows.get(member.name, {}))
-        said = more.pop("label", "")
-        label = _label(member.name, classes) or classes.get(_plain(said))
+        said, row = more.pop("label", ""), more.pop("row", "")
+        folders = _label(member.name, classes)
+        label = classes.get(_plain(said)) if said else folders
         if not (_may_hold_slices(source, member) if medical else _is_image(member)):
             others += 1
+            continue
+        if label is None and said:
+            unknown.setdefault(said, []).append(row)
             continue
         if label is None:
             outside[PurePosixPath(member.name.replace("\\", "/")).parent.name] += 1
             continue
+        against += folders not in (None, TUMOUR, label)
         collection = more.pop("source", "") or readable(source.path.stem)
         planned.append(Planned(member, label, _split(member.name), collection, **more))
-    left = _notices(planned, others, maps, outside, classes)
+    left = (*_notices(planned, others, maps, outside, classes), *_of_labels(unknown, against))
     return planned, tuple(map(readable, (*source.notices, *extra.notices, *left)))
 
 
@@ -220,9 +225,27 @@ def _notices(
     return notices
 
 
+def _of_labels(unknown: dict[str, list[str]], against: int) -> list[str]:
+    """unknown : labels of no known class in metadata.csv, with their rows; against : slices whose folder names another class"""
+    notices = [
+        f"Label {label!r} is no known class ({', '.join(rows[:NAMED])}{' and more' if len(rows) > NAMED else ''}): "
+        f'{len(rows)} files were left out. Map it with --classes "{label}=CLASS".'
+        for label, rows in list(unknown.items())[:NAMED]
+    ]
+    if len(unknown) > NAMED:
+        notices.append(
+            f"{len(unknown) - NAMED} more labels of metadata.csv are no known class; their files were left out."
+        )
+    if against:
+        notices.append(
+            f"{against} slices lie in a folder of another class than their label in metadata.csv, which counts."
+        )
+    return notices
+
+
 @dataclass(frozen=True)
 class _Metadata:
-    """What metadata.csv says: `rows`, slice name to label, source and `DESCRIBED`; `known`, names of masks and of itself."""
+    """What metadata.csv says: `rows`, slice name to label, source, `DESCRIBED` and row; `known`, names of masks and of itself."""
 
     rows: dict[str, dict[str, str]]
     known: set[str]
@@ -255,12 +278,13 @@ def _merge(merged: _Metadata, name: str, rows: list[dict[str, str]], members: se
         merged.notices.append(f"{name} has no column path; it was not used.")
         return
     absent = 0
-    for row in rows:
+    for number, row in enumerate(rows, start=2):  # as a spreadsheet counts them, below the header
         path, mask = (_beside(name, row.get(key) or "") for key in ("path", "mask"))
         absent += path not in members or (mask != "" and mask not in members)
         mask = mask if mask in members else ""
         merged.rows[path] = {key: (row.get(key) or "").strip() for key in ("label", "source", *DESCRIBED)} | {
-            "mask": mask
+            "mask": mask,
+            "row": f"{name} row {number}",
         }
         merged.known.add(mask)
     if absent:

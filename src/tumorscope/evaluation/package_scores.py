@@ -57,7 +57,7 @@ def score_package(
     classifier, source = Classifier.load(package), open_source(data)
     planned, notices = plan(source, Layout.of(classes, kinds=False), medical=True)
     if not planned:
-        raise nothing_found(source, [])
+        raise nothing_found(source, [], notices)
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
     found, damaged = _answers(classifier, source, planned, masked, progress)
     digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
