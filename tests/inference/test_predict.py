@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -151,9 +152,18 @@ def test_options_that_cannot_be_are_told_before_the_first_answer(classifier, hea
     assert [one.path for one in classifier.predict(iter(heads[:2]), names=["scan"])] == ["scan", "item-2"]
 
 
-def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads):
-    """Two batches of 32 at most, so that a folder of any length fits into memory."""
-    taken = []
+def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads, monkeypatch):
+    """The second batch of 32 is read while the first is answered, and no third: folders of any length fit into memory."""
+    taken: list[int] = []
+    answer = classifier._answer
+
+    def slowly(waiting, *options):
+        deadline = time.monotonic() + 30
+        while len(taken) < 64 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return answer(waiting, *options)
+
+    monkeypatch.setattr(classifier, "_answer", slowly)
 
     def many():
         for number in range(150):
@@ -162,7 +172,8 @@ def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads):
 
     answers = classifier.predict(many(), names=[str(number) for number in range(150)])
     first = next(answers)
-    assert (first.path, len(taken) <= 64) == ("0", True)
+    assert (first.path, len(taken)) == ("0", 64)
+    monkeypatch.undo()
     rest = list(answers)
     assert [one.path for one in rest] == [str(number) for number in range(1, 150)]
     assert {one.label for one in rest[5::6]} == {first.label}
@@ -173,6 +184,22 @@ def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads):
 
     with pytest.raises(RuntimeError, match="the disc is gone"):
         list(classifier.predict(broken()))
+
+
+def test_who_stops_early_waits_for_no_item_that_does_not_come(classifier, heads):
+    released = threading.Event()
+
+    def live():
+        yield from (heads[number % len(heads)] for number in range(33))
+        released.wait(60)
+
+    answers = classifier.predict(live())
+    next(answers)
+    started = time.monotonic()
+    answers.close()
+    waited = time.monotonic() - started
+    released.set()
+    assert waited < 20
 
 
 def test_heat_lies_over_the_slice(classifier, heads):

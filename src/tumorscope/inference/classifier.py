@@ -1,10 +1,9 @@
 """A model package at work, with onnxruntime and without torch: slices in, findings out."""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -70,8 +69,42 @@ class Prepared:
     warned: tuple[str, ...]
 
 
-def _batch(read: "Iterator[Prepared | Finding]") -> "list[Prepared | Finding]":
-    return list(islice(read, BATCH))
+def _ahead(read: "Iterator[Prepared | Finding]") -> "Iterator[list[Prepared | Finding]]":
+    """Batches of what is read, each taken in a thread while the graph, which waits for no lock of Python, has the one before.
+
+    The thread ends after the item that it is at where nobody wants more, and nothing waits for it.
+    """
+    stop = Event()
+
+    def take(batch: "list[Prepared | Finding]", failed: list[BaseException]) -> None:
+        try:
+            for one in read:
+                batch.append(one)
+                if len(batch) == BATCH or stop.is_set():
+                    return
+        except BaseException as error:  # of the items' own making: told where the batch is asked for
+            failed.append(error)
+
+    def start() -> "tuple[Thread, list[Prepared | Finding], list[BaseException]]":
+        batch: list[Prepared | Finding] = []
+        failed: list[BaseException] = []
+        thread = Thread(target=take, args=(batch, failed), daemon=True)
+        thread.start()
+        return thread, batch, failed
+
+    coming = start()
+    try:
+        while True:
+            thread, batch, failed = coming
+            thread.join()
+            if failed:
+                raise failed[0]
+            if not batch:
+                return
+            coming = start()
+            yield batch
+    finally:
+        stop.set()
 
 
 class Classifier:
@@ -113,7 +146,7 @@ class Classifier:
 
         Folders and patterns are the command's. Raises `InputRejected` at once for options that cannot be.
 
-        items : several, or a single one; an array (n, h, w) is n slices. They are read up to two batches of 32 ahead, in a thread
+        items : several, or a single one; an array (n, h, w) is n slices. They are read in another thread, a batch of 32 ahead
         names : what findings call each item; its path, or "item-1" and on, by default
         plane : which way volumes are cut; force : read DICOM of another modality than MR; heat : also give heat maps
         error_rate : of the prediction sets, one that the card has; its usual one where None
@@ -143,12 +176,8 @@ class Classifier:
                 item, names[number] if names and number < len(names) else _name(item, number), plane, force
             )
         )
-        # One batch is read and prepared while the graph, which waits for no lock of Python, answers the one before.
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(_batch, read)
-            while waiting := coming.result():
-                coming = ahead.submit(_batch, read)
-                yield from self._answer(waiting, heat, limits)
+        for waiting in _ahead(read):
+            yield from self._answer(waiting, heat, limits)
 
     def _limits(self, error_rate: float | None) -> dict[str, float]:
         """Thresholds of the prediction sets by class."""
