@@ -19,6 +19,8 @@ from tumorscope.data.masks import INSIDE, masks, tumour_of
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.evaluation.augmentation import augmentation_page
+from tumorscope.evaluation.package_scores import _region
+from tumorscope.inference.classifier import Finding
 
 TINY = {
     **{"model.filters": [4, 8, 12], "training.epochs": 2, "training.batch_size": 16, "input.size": 32},
@@ -49,6 +51,40 @@ def test_a_mask_of_ones_is_one_of_whites_and_a_black_one_shows_nothing():
     drawn = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
     assert tumour_of(drawn).tolist() == tumour_of(255 * drawn).tolist() == [[False, True, True], [False, False, True]]
     assert not tumour_of(0 * drawn).any()
+
+
+#: A mask of 20 x 20 pixels at 0.55 of its largest value, 10 x 10 of them at it, and some below half.
+LEVELS = np.zeros((40, 40))
+LEVELS[10:30, 10:30], LEVELS[10:20, 10:20], LEVELS[2:8, 2:8] = 0.55, 1, 0.45
+
+
+def mask_file(kind: str, levels: np.ndarray = LEVELS) -> bytes:
+    """`levels` as a picture of 8 or 16 bits, of floats, or a TIFF of 16 bits whose 0 is white."""
+    buffer = io.BytesIO()
+    if kind == "float":
+        Image.fromarray(levels.astype(np.float32)).save(buffer, "TIFF")
+    elif kind == "white is 0":
+        Image.fromarray(np.round((1 - levels) * 60000).astype(np.uint16)).save(buffer, "TIFF", tiffinfo={262: 0})
+    else:
+        most, depth = {"8 bit": (200, np.uint8), "16 bit": (60000, np.uint16)}[kind]
+        Image.fromarray(np.round(levels * most).astype(depth)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "float", "white is 0"])
+def test_a_mask_of_any_depth_is_what_lies_above_half_of_its_largest_value(kind, tmp_path, monkeypatch):
+    """20 x 20 pixels, at both places that read masks: a window would make the 100 whitest all of them."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "set"
+    for name in ("glioma", "masks"):
+        (folder / name).mkdir(parents=True)
+    (folder / "glioma" / "a.png").write_bytes(mask_file("8 bit"))
+    (folder / "masks" / "a.tif").write_bytes(mask_file(kind))
+    (folder / "metadata.csv").write_text("path,mask\nglioma/a.png,masks/a.tif\n")
+    catalogue = load_catalogue(folder)
+    np.testing.assert_array_equal(np.load(masks(catalogue, 40))[0] == INSIDE, LEVELS > 0.5)
+    found = Finding("a", "accepted", heat=np.zeros((40, 40), np.uint8), peak=(15, 15))
+    assert _region(found, catalogue.source(), "masks/a.tif", [])["mask_pixels"] == 400
 
 
 def test_a_mask_is_known_by_its_bytes_and_refused_when_they_change(phantom, tmp_path, monkeypatch):

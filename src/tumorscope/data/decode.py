@@ -10,7 +10,9 @@ Pixels are taken as stored: an EXIF orientation is not applied. A file of severa
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -56,15 +58,30 @@ class Decoded:
     chroma: float = 0.0
 
 
+Read = TypeVar("Read")
+
+
 def decode(content: bytes) -> Decoded:
     """Decode an image; raises `InputRejected` with value, limit and remedy for anything that is not a readable slice."""
+    return _opened(content, _facts)
+
+
+def decode_mask(content: bytes) -> np.ndarray:
+    """Values of a mask (h, w), 0 outside and more inside, in their own depth: they are levels, and a window would part them.
+
+    Raises `InputRejected` as `decode` does.
+    """
+    return _opened(content, _levels)
+
+
+def _opened(content: bytes, read: Callable[[Image.Image], Read]) -> Read:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_size(image.size)
                 _check_frames(image)
-                return _facts(image)
+                return read(image)
         except InputRejected:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -209,9 +226,7 @@ def _chroma(image: Image.Image, rgb: bytes) -> float:
 def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
     """Grey pixels, and RGB bytes for the pixel hash (grey repeated where there is no colour)."""
     if image.mode.startswith(DEEP):
-        # Pillow turns 8 bits alone.
-        white_is_0 = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
-        grey = _from_deep(np.asarray(image), white_is_0)
+        grey = _from_deep(np.asarray(image), _white_is_0(image))
         return grey, np.repeat(grey[..., None], 3, axis=2).tobytes()
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -219,6 +234,18 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
     rgb = image.convert("RGB")
     luma = image if image.mode == "L" else rgb.convert("L")
     return np.asarray(luma), rgb.tobytes()
+
+
+def _levels(image: Image.Image) -> np.ndarray:
+    if not image.mode.startswith(DEEP):
+        return _pixels(image)[0]
+    values = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    return values.max() - values if _white_is_0(image) else values
+
+
+def _white_is_0(image: Image.Image) -> bool:
+    """Whether pixels of more than 8 bits are to be turned round; Pillow turns those of 8 alone."""
+    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
 
 
 def _from_deep(values: np.ndarray, white_is_0: bool) -> np.ndarray:

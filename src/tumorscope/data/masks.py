@@ -12,7 +12,7 @@ import numpy as np
 
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.data.decode import crop_like, decode, shrink
+from tumorscope.data.decode import crop_like, decode, decode_mask, shrink
 from tumorscope.data.sources import Source, fingerprint, open_source
 from tumorscope.errors import DataNotFound, InputRejected
 from tumorscope.files import replacing
@@ -76,12 +76,12 @@ def _read(source: Source, name: str, sha256: str) -> np.ndarray:
     content = source.read(name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputRejected(name, "other bytes", "changed since it was catalogued", "Import it again.")
-    return np.where(tumour_of(decode(content).grey), INSIDE, OUTSIDE).astype(np.uint8)
+    return np.where(tumour_of(decode_mask(content)), INSIDE, OUTSIDE).astype(np.uint8)
 
 
-def tumour_of(grey: np.ndarray) -> np.ndarray:
+def tumour_of(values: np.ndarray) -> np.ndarray:
     """Where a mask's picture is above half of its largest value, bool: of 0 and 1 the same as of 0 and 255."""
-    return np.asarray(grey > grey.max() / 2)
+    return np.asarray(values > values.max() / 2)
 
 
 def _fill(

@@ -13,7 +13,7 @@ from PIL import Image
 from tumorscope.data import known
 from tumorscope.data.cards import CARDS
 from tumorscope.data.catalogue import digest_of, nothing_found
-from tumorscope.data.decode import decode
+from tumorscope.data.decode import decode_mask
 from tumorscope.data.layout import Layout, Planned, plan
 from tumorscope.data.masks import tumour_of
 from tumorscope.data.sources import Source, check, open_source, readable
@@ -241,7 +241,7 @@ def _inside(source: Source, mask: str, damaged: list[str]) -> np.ndarray | None:
     if not mask:
         return None
     try:
-        return tumour_of(decode(source.read(mask)).grey)
+        return tumour_of(decode_mask(source.read(mask)))
     except InputRejected as error:
         damaged.append(f"{readable(mask)}: this mask was not used. {readable(str(error))}")
         return None
