@@ -141,6 +141,26 @@ def test_a_tiff_whose_0_is_white_is_turned_round_at_every_depth(kind):
     np.testing.assert_array_equal(decode(content).grey, noise() if kind == np.uint8 else black)
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_white_border_of_0_stays_white_where_0_is_white(kind):
+    """Around values of 500 to 1400, which is black: as in 8 bits, but for their rounding and half a percentile."""
+    stored = np.zeros((40, 40))
+    stored[5:35, 5:35] = np.linspace(500, 1400, 900).reshape(30, 30)
+    shallow, deep = (
+        decode(_tiff_of_white_0(values)).grey.astype(int)
+        for values in (np.round(255 - stored * (255 / 1400)).astype(np.uint8), stored.astype(kind))
+    )
+    assert (deep[:5] == 255).all()
+    assert np.abs(deep - shallow).max() <= 3
+
+
+def _tiff_of_white_0(stored: np.ndarray) -> bytes:
+    """Pillow turns 8 bits round when it writes, others not."""
+    buffer = io.BytesIO()
+    Image.fromarray(stored).save(buffer, "TIFF", tiffinfo={262: 0})
+    return buffer.getvalue()
+
+
 def test_12_bits_and_z_scores_are_windowed_above_their_background():
     """Air and 200 values, as stored and as z-scores of -2 to 2 around 0: black, and from the first to the last grey."""
     ramp = np.arange(200).reshape(10, 20)

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 from itertools import permutations
 from pathlib import Path
@@ -132,6 +133,33 @@ def test_monochrome1_is_turned_round():
     white = read(dicom(**window))[0].grey
     black = read(dicom(PhotometricInterpretation="MONOCHROME1", **window))[0].grey
     np.testing.assert_array_equal(black, 255 - white)
+
+
+def test_a_white_border_of_0_stays_white_without_a_window():
+    """Around values of 500 to 1400 in two frames, a patch of one padding: as in their window, but for half a percentile."""
+    stored = np.zeros((2, 40, 40), np.uint16)
+    stored[:, 5:35, 5:35] = np.linspace(500, 1400, 900).reshape(30, 30)
+    stored[1, 10:14, 10:14] = 9999
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 9999}
+    stated = read(dicom(stored, WindowCenter=700.5, WindowWidth=1401, **tags))
+    for one, other in zip(read(dicom(stored, **tags)), stated, strict=True):
+        assert (one.grey[:5] == 255).all()
+        assert np.abs(one.grey.astype(int) - other.grey).max() <= 3
+
+
+def test_frames_without_a_window_take_few_copies(monkeypatch):
+    """Bytes a voxel: 2 in the data set, 2 as an array, 4 while they are windowed, 1 as greys; other floats would be 4 more."""
+    monkeypatch.setattr("tumorscope.data.window.LOOKED_AT", 1000)
+    frames = np.random.default_rng(0).integers(0, 4000, (64, 128, 128), np.uint16)
+    content = dicom(frames)
+    read(content)  # modules are loaded
+    tracemalloc.start()
+    try:
+        read(content)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 11 * frames.size
 
 
 def test_signed_pixels_are_read_with_their_sign_whatever_stands_above_the_stored_bits():

@@ -253,8 +253,7 @@ def _from_deep(values: np.ndarray, white_is_0: bool) -> np.ndarray:
     if values.dtype.kind in "iu" and values.min() >= 0 and 255 < values.max() <= 65535 and not (values % 257).any():
         grey = (values // 257).astype(np.uint8)
         return 255 - grey if white_is_0 else grey
-    values = values.astype(np.float32)
-    return np.asarray(greys((-values if white_is_0 else values)[None])[0])
+    return np.asarray(greys(values.astype(np.float32)[None], white_is_0)[0])
 
 
 def _reason(error: Exception) -> str:

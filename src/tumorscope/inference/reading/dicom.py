@@ -133,20 +133,23 @@ def _said(value: Any) -> str:
 def _shown(stored: np.ndarray, whole: Any) -> dict[int, np.ndarray]:
     """Grey uint8 (h, w) of every frame by its number: in its own window, those without one in one of them all together."""
     white_is_least = whole.get("PhotometricInterpretation") == "MONOCHROME1"
-    shown, unstated = {}, {}
+    shown: dict[int, np.ndarray] = {}
+    # One array for all of them; what is not filled takes no memory.
+    measured, unstated = np.empty(stored.shape, np.float32), list[int]()
     for index, frame in enumerate(stored):
         groups, padding = groups_of(whole, index), padding_of(frame, whole)
         values = np.asarray(rescaled(np.where(padding, 0, frame), groups, whole), np.float64)
         grey = windowed(values, groups, whole)
         if grey is None:
             values[padding] = np.nan
-            unstated[index] = (-values if white_is_least else values).astype(np.float32)
+            measured[len(unstated)] = values
+            unstated.append(index)
             continue
         grey = 255 - grey if white_is_least else grey
         grey[padding] = 0
         shown[index] = grey
     if unstated:
-        shown |= zip(unstated, greys(np.stack(list(unstated.values()))), strict=True)
+        shown |= zip(unstated, greys(measured[: len(unstated)], white_is_least), strict=True)
     return shown
 
 
