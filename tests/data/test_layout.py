@@ -53,7 +53,7 @@ def test_folders_of_no_known_class_are_named_with_the_remedy(tmp_path, monkeypat
     data = written(
         tmp_path / "set",
         *("Tumor/a.png", "Tumor/b.png", "Tumor/c.png", "all/cancer/d.png", "all/cancer/e.png", "f.png"),
-        *("No Tumor/g.png", "No Tumor/h.png"),
+        *("No Tumor/g.png", "all/No Tumor/h.png"),
     )
     (data / "notes.txt").write_text("no image")
     told = CliRunner().invoke(app, ["data", "info", "--data", str(data)])
@@ -66,6 +66,35 @@ def test_folders_of_no_known_class_are_named_with_the_remedy(tmp_path, monkeypat
     _, (_, scored) = plan(open_source(data), Layout.of(None, kinds=False))
     assert "3 files lie in folders of no known class, and were left out: cancer (2), the top (1)." in scored
     assert scored.endswith("classes are glioma, meningioma, notumor, pituitary, tumour.")
+
+
+@pytest.mark.parametrize(
+    ("names", "counted", "advised"),
+    [
+        (["metastasis/p1/x.png", "metastasis/p2/y.png", "glioma/z.png"], "metastasis (2)", "metastasis"),
+        (["set/Training/metastasis/p1/x.png", "set/Testing/glioma/p2/z.png"], "metastasis (1)", "metastasis"),
+        (["set/cancer/p1/x.png", "set/other/y.png", "set/cancer/z.png"], "cancer (2), other (1)", "cancer"),
+        (["metastasis/p1/x.png"], "metastasis (1)", "metastasis"),
+        (["x.png", "y.png", "set/other/z.png", "set/glioma/z.png"], "the top (2), other (1)", "other"),
+        (["x.png"], "the top (1)", "FOLDER"),
+    ],
+    ids=["patients", "wrapper and split", "nothing known", "alone", "the top", "the top alone"],
+)
+def test_the_folder_to_map_is_the_topmost_that_wraps_no_class(tmp_path, names, counted, advised):
+    """Not a patient's, which would have to be mapped one by one, nor one that holds other classes too."""
+    (notice, _) = plan(open_source(written(tmp_path, *names)), Layout.of(None))[1]
+    assert f'and were left out: {counted}. Map each with --classes "{advised}=CLASS"' in notice
+
+
+def test_masks_without_a_row_are_to_be_named_and_not_mapped_to_a_class(tmp_path):
+    written(tmp_path, "glioma/a.png", "Masks/p1/a.png", "Masks/b.png", "other/c.png")
+    masks, others, _ = plan(open_source(tmp_path), Layout.of(None))[1]
+    assert masks.startswith(
+        "2 files lie in folders of masks, and were left out. Name each beside its slice, in the column"
+    )
+    assert "1 files lie in folders of no known class, and were left out: other (1)." in others
+    (tmp_path / "other" / "c.png").unlink()
+    assert "--classes" not in " ".join(plan(open_source(tmp_path), Layout.of(None))[1])
 
 
 def test_the_label_of_metadata_comes_before_the_folders(tmp_path):

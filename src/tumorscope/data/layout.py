@@ -26,8 +26,8 @@ DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
 ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"}
 #: Of files that `inference.reading` reads beside images; DICOM goes without an ending too.
 MEDICAL = (".dcm", ".ima", ".nii", ".nii.gz", ".mat")
-#: Folders that a notice names.
-NAMED = 5
+#: Folders that a notice names, and folders that hold masks.
+NAMED, MASKS = 5, ("mask", "masks")
 #: Bytes that hold the prefix of a DICOM file, and the mark of a map.
 HEAD = 132
 #: What heat maps and masks of `predict` have in their first bytes, wherever they are put, so that none is taken for a slice.
@@ -98,7 +98,7 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
     extra = _metadata(source)
     unlisted = extra.known - extra.rows.keys()
     planned: list[Planned] = []
-    others, maps, outside, unknown, against = 0, 0, Counter[str](), dict[str, list[str]](), 0
+    others, maps, outside, unknown, against = 0, 0, list[str](), dict[str, list[str]](), 0
     for member in source.members:
         if member.name in unlisted:
             continue
@@ -116,7 +116,7 @@ def plan(source: Source, layout: Layout, medical: bool = False) -> tuple[list[Pl
             unknown.setdefault(said, []).append(row)
             continue
         if label is None:
-            outside[PurePosixPath(member.name.replace("\\", "/")).parent.name] += 1
+            outside.append(member.name)
             continue
         against += folders not in (None, TUMOUR, label)
         collection = more.pop("source", "") or readable(source.path.stem)
@@ -146,8 +146,13 @@ def plan_pictures(source: Source) -> tuple[list[Planned], tuple[str, ...]]:
     return planned, tuple(map(readable, (*source.notices, *extra.notices, *([left] if others else ()))))
 
 
+def _folders(name: str) -> tuple[str, ...]:
+    """The folders that a file lies in, from the top."""
+    return PurePosixPath(name.replace("\\", "/")).parts[:-1]
+
+
 def _label(name: str, classes: dict[str, str]) -> str | None:
-    folders = [_plain(part) for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]]
+    folders = [_plain(part) for part in _folders(name)]
     return next((classes[folder] for folder in reversed(folders) if folder in classes), None)
 
 
@@ -198,31 +203,55 @@ def _may_hold_slices(source: Source, member: Member) -> bool:
 
 
 def _split(name: str) -> str:
-    folders = [part.lower() for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]]
+    folders = [part.lower() for part in _folders(name)]
     return next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "")
 
 
-def _notices(
-    planned: list[Planned], others: int, maps: int, outside: Counter[str], classes: dict[str, str]
-) -> list[str]:
-    """What was left out: others, files of another kind; outside, how many lie in each folder that is no known class."""
+def _notices(planned: list[Planned], others: int, maps: int, outside: list[str], classes: dict[str, str]) -> list[str]:
+    """What was left out: others, files of another kind; outside, names of those that lie in no folder of a known class."""
     notices = []
     if maps:
         notices.append(f"{maps} files are heat maps or masks that tumorscope wrote; they were left out.")
     if others:
         notices.append(f"{others} files hold no slices, by their names; they were left out.")
-    if outside:
-        folders = ", ".join(f"{name or 'the top'} ({count})" for name, count in outside.most_common(NAMED))
-        folders += f" and {len(outside) - NAMED} more" if len(outside) > NAMED else ""
+    masks = [name for name in outside if any(_plain(folder) in MASKS for folder in _folders(name))]
+    if masks:
         notices.append(
-            f"{outside.total()} files lie in folders of no known class, and were left out: {folders}. "
-            f'Map each with --classes "{outside.most_common(1)[0][0] or "FOLDER"}=CLASS"; '
-            f"classes are {', '.join(sorted(set(classes.values())))}."
+            f"{len(masks)} files lie in folders of masks, and were left out. "
+            "Name each beside its slice, in the column mask of a metadata.csv."
+        )
+    if len(outside) > len(masks):
+        counts = _counted(sorted({*outside} - {*masks}), planned, classes)
+        folders = ", ".join(f"{name or 'the top'} ({count})" for name, count in counts.most_common(NAMED))
+        folders += f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
+        advised = next((name for name, _ in counts.most_common() if name), "FOLDER")
+        notices.append(
+            f"{counts.total()} files lie in folders of no known class, and were left out: {folders}. "
+            f'Map each with --classes "{advised}=CLASS"; classes are {", ".join(sorted(set(classes.values())))}.'
         )
     missing = [name for name in CLASSES if all(item.label != name for item in planned)]
     if missing and all(item.label != TUMOUR for item in planned):
         notices.append(f"No slice of class {', '.join(missing)}.")
     return notices
+
+
+def _counted(outside: list[str], planned: list[Planned], classes: dict[str, str]) -> Counter[str]:
+    """How many files lie in each folder that a class may be said of: the topmost one that is no split and wraps no other
+    classes. What wraps a class folder does, and what all files lie in, unless they lie in it alone.
+    """
+    wrappers = set[tuple[str, ...]]()
+    for item in planned:
+        folders = _folders(item.path)
+        known = max((depth for depth, folder in enumerate(folders) if _plain(folder) in classes), default=0)
+        wrappers |= {folders[:depth] for depth in range(1, known + 1)}
+    paths = [_folders(name) for name in (*outside, *(item.path for item in planned))]
+    common = next((depth for depth, level in enumerate(zip(*paths, strict=False)) if len({*level}) > 1), 0)
+    wrappers |= {paths[0][:depth] for depth in range(1, common + 1)}
+    counts = Counter[str]()
+    for folders in map(_folders, outside):
+        left = [folder for depth, folder in enumerate(folders, 1) if folders[:depth] not in wrappers]
+        counts[next((folder for folder in left if folder.lower() not in SPLITS), "")] += 1
+    return counts
 
 
 def _of_labels(unknown: dict[str, list[str]], against: int) -> list[str]:
