@@ -1,6 +1,8 @@
 """Folder names and metadata.csv to labels: which names are known, which counts of several, and what is said of the others."""
 
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +140,23 @@ def test_a_catalogue_of_other_labels_than_the_folders_have_now_is_made_again(tmp
     now = load_catalogue(tmp_path / "set")
     assert now.table["label"].tolist() == ["glioma", "notumor"]
     for old in (now.table.iloc[:1], now.table.assign(label="glioma")):
-        object.__setattr__(now, "table", old)
-        save(now)
+        save(replace(now, table=old, planning=0))
         now = load_catalogue(tmp_path / "set")
         assert now.table["label"].tolist() == ["glioma", "notumor"]
+
+
+def test_a_catalogue_is_planned_again_under_other_rules_alone_and_gets_their_notices(tmp_path, monkeypatch):
+    """The rows stay, which are those of the same files; no file is opened where the rules are the same."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    now = load_catalogue(written(tmp_path / "set", "glioma/a.png", "other/b.png"))
+    table, card = (now.folder / name for name in ("catalogue.csv", "card.json"))
+    for planning in (None, 0):
+        facts = json.loads(card.read_text()) | {"notices": ["an old one"]}
+        del facts["planning"]
+        card.write_text(json.dumps(facts | ({} if planning is None else {"planning": planning})))
+        before = table.stat().st_mtime_ns, table.stat().st_ino
+        assert load_catalogue(tmp_path / "set").notices == now.notices
+        assert (table.stat().st_mtime_ns, table.stat().st_ino) == before
+    monkeypatch.setattr("tumorscope.data.catalogue.plan", None)
+    assert load_catalogue(tmp_path / "set").notices == now.notices
+    assert now.notices[0].startswith("1 files lie in folders of no known class")

@@ -18,7 +18,7 @@ import pandas as pd
 from tumorscope import home
 from tumorscope.data.decode import DEEP, check_side, crop_to_head, decode, shrink
 from tumorscope.data.known import fill
-from tumorscope.data.layout import Layout, Planned, plan
+from tumorscope.data.layout import PLANNING, Layout, Planned, plan
 from tumorscope.data.sources import Source, check, fingerprint, open_source, readable
 from tumorscope.errors import DataNotFound, InputRejected, TumorscopeError
 from tumorscope.files import replacing, write_json
@@ -44,6 +44,7 @@ class Catalogue:
     folder : where the catalogue and its pixel caches lie
     origin : the archive or folder that the slices are read from
     parts : for a catalogue joined of two, those two
+    planning : number of the rules that its files were planned by
     """
 
     name: str
@@ -53,6 +54,7 @@ class Catalogue:
     origin: Path
     notices: tuple[str, ...] = field(default=())
     parts: tuple["Catalogue", ...] = field(default=())
+    planning: int = PLANNING
 
     @property
     def digest(self) -> str:
@@ -96,10 +98,14 @@ def load_catalogue(
     source = open_source(path)
     layout = Layout.of(classes)
     folder = home.datasets() / f"{_slug(source.path)}-{_key(source, layout)}"
-    planned, notices = plan(source, layout)
     stored = _stored(folder, source.path)
+    if stored is not None and stored.planning >= PLANNING:
+        return stored
+    planned, notices = plan(source, layout)
     # Earlier versions knew fewer folder names, so that they found other slices or labels in the same files.
     if stored is not None and _as_planned(stored, planned):
+        stored = replace(stored, notices=notices, planning=PLANNING)
+        _write_card(stored)
         return stored
     return _build(source, planned, notices, folder, sizes, progress)
 
@@ -125,7 +131,9 @@ def _stored(folder: Path, origin: Path) -> Catalogue | None:
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         tables = _read(folder / "catalogue.csv"), _read(folder / "rejected.csv")
-        catalogue = Catalogue(card["name"], *tables, folder, origin, tuple(card["notices"]))
+        catalogue = Catalogue(
+            card["name"], *tables, folder, origin, tuple(card["notices"]), planning=int(card.get("planning", 0))
+        )
         whole = (card["digest"], card["rejected"]) == (catalogue.digest, len(catalogue.rejected))
         whole = whole and set(COLUMNS) <= set(catalogue.table)  # earlier versions knew fewer
     except (OSError, ValueError, KeyError, TypeError):
@@ -225,6 +233,10 @@ def save(catalogue: Catalogue) -> None:
     for frame, name in ((catalogue.table, "catalogue.csv"), (catalogue.rejected, "rejected.csv")):
         with replacing(catalogue.folder / name) as temporary:
             frame.to_csv(temporary, index=False)
+    _write_card(catalogue)
+
+
+def _write_card(catalogue: Catalogue) -> None:
     card = {
         "name": catalogue.name,
         "origin": str(catalogue.origin),
@@ -232,6 +244,7 @@ def save(catalogue: Catalogue) -> None:
         "rejected": len(catalogue.rejected),
         "digest": catalogue.digest,
         "notices": list(catalogue.notices),
+        "planning": catalogue.planning,
     }
     write_json(catalogue.folder / "card.json", card)
 

@@ -20,6 +20,8 @@ from tumorscope.data.sources import Member, Source, check, readable
 from tumorscope.errors import InputRejected
 from tumorscope.labels import BY_FOLDER, CLASSES, TUMOUR, TUMOUR_FOLDERS
 
+#: Raised when the same files would be planned otherwise, or other notices given, so that stored catalogues are looked at again.
+PLANNING = 1
 SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
 #: What metadata.csv may say of a slice beyond its label.
 DESCRIBED = ("patient", "patient_group", "fold", "plane", "mask")
