@@ -741,6 +741,36 @@ def test_a_volume_that_unpacks_without_end_is_refused_soon():
         ({"BodyPartExamined": "BRAIN", "BurnedInAnnotation": "NO", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}, []),
         ({"BodyPartExamined": "HEAD_NECK"}, []),
         ({"BodyPartExamined": ""}, []),
+        *[
+            ({"BodyPartExamined": part}, [])
+            for part in (
+                "CRANE",
+                "CRANEO",
+                "KOPF",
+                "SCHAEDEL",
+                "TETE",
+                "CABEZA",
+                "IAC",
+                "ORBITA",
+                "HIPPOCAMPUS",
+                "BRAIN AND SPINE",
+            )
+        ],
+        *[
+            ({"BodyPartExamined": part}, [f"BodyPartExamined {part}"])
+            for part in (
+                "SPINE",
+                "LSPINE",
+                "CERVICAL SPINE",
+                "CHEST",
+                "ABDOMENPELVIS",
+                "PELVIS",
+                "SHOULDER",
+                "KNEES",
+                "HIP_LEFT",
+                "ANKLE",
+            )
+        ],
         ({"BurnedInAnnotation": "YES"}, ["BurnedInAnnotation YES"]),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, ["SOPClassUID Secondary Capture"]),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"}, ["SOPClassUID Secondary Capture"]),

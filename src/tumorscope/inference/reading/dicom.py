@@ -5,6 +5,7 @@ What a file says of a patient is neither kept nor shown.
 
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -30,8 +31,13 @@ DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 STACKS = ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue")
 #: UID of secondary capture, and how those of its kinds begin.
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-#: What body parts that show the brain are called (PS3.16 annex L, and free text).
-OF_THE_HEAD = ("HEAD", "BRAIN", "SKULL", "CRANI", "CEREBR", "NEURO", "PITUIT", "SELLA")
+#: Body parts that are none of the head (PS3.16 annex L), as a word or at the end of one (LSPINE), and what they may be beside.
+ELSEWHERE = re.compile(
+    "(ABDOMEN|ANKLE|AORTA|ARM|BACK|BLADDER|BREAST|CALCANEUS|CALF|CHEST|CLAVICLE|COCCYX|COLON|ELBOW|EXTREMITY|FEMUR|FINGER"
+    "|FOOT|FEET|GROIN|HAND|HEART|HIP|HUMERUS|KIDNEY|KNEE|LEG|LIVER|LUNG|MEDIASTINUM|PANCREAS|PATELLA|PELVIS|PROSTATE|RADIUS"
+    "|RIB|SACRUM|SCAPULA|SHOULDER|SPINE|SPLEEN|STERNUM|STOMACH|TESTIS|THIGH|THORAX|THUMB|TIBIA|TOE|ULNA|UTERUS|WRIST)S?(?![A-Z])"
+)
+OF_THE_HEAD = ("HEAD", "BRAIN", "SKULL")
 #: Where columns and rows of a slice run as radiologists look at it; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1).
 LOOKED_ALONG = {
     "sagittal": ((0, 1, 0), (0, 0, -1)),
@@ -97,7 +103,6 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         if spacing:
             grey = square(grey, *(float(step) for step in spacing))
         label = f"{name}#{index + 1}" if frames > 1 else name
-        facts = {"modality": modality}
         plane, lies = _orientation(groups, whole, (rows, columns))
         yield Slice(
             label,
@@ -106,7 +111,6 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
             series=_series(header),
             stored=lies,
             warned=warned,
-            facts=facts,
         )
 
 
@@ -120,7 +124,8 @@ def _doubts(header: Any) -> tuple[str, ...]:
         found.append("SOPClassUID Secondary Capture: a picture of a slice, not the slice as it was measured")
     if "SCREEN" in (image_type := _said(kind)).upper():
         found.append(f"ImageType {image_type}: a picture of a screen, not the slice as it was measured")
-    if (body := _said(part)) and not any(name in body.upper() for name in OF_THE_HEAD):
+    body = _said(part)
+    if ELSEWHERE.search(body.upper()) and not any(name in body.upper() for name in OF_THE_HEAD):
         found.append(f"BodyPartExamined {body}: the model knows heads alone")
     return tuple(found)
 
