@@ -1,7 +1,6 @@
 """Slices of any kind of file, and how they lie in it; what the formats share: limits, grey values, square pixels."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -84,7 +83,6 @@ class Slice:
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
     warned: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def square(grey: np.ndarray, down: float, across: float) -> np.ndarray:
