@@ -349,6 +349,26 @@ def test_a_killed_run_over_a_folder_goes_on_and_gives_what_one_run_gives(made, f
     assert sorted(item.name for item in (tmp_path / "heat").iterdir()) == maps
 
 
+def test_answers_of_slices_that_were_read_otherwise_are_not_gone_on_with(files, tmp_path, monkeypatch):
+    asked: list[int] = []
+
+    def stopping(self, items, names, **_):
+        asked.append(len(items))
+        yield from (Finding(name, "refused") for name in names[:2])
+        if len(asked) < 3:
+            raise KeyboardInterrupt
+        yield from (Finding(name, "refused") for name in names[2:])
+
+    monkeypatch.setattr(Classifier, "predict", stopping)
+    ask = ["predict", *files, "--out", str(tmp_path / "out.csv")]
+    with monkeypatch.context() as earlier:
+        earlier.setattr("tumorscope.inference.reading.READING", 0)
+        assert CliRunner().invoke(app, ask).exit_code == 130
+    for code in (130, 0):
+        assert CliRunner().invoke(app, ask).exit_code == code
+    assert asked == [3, 3, 2]
+
+
 def test_standard_input_goes_to_a_file_too(made, folder, tmp_path):
     content = (folder / "0.png").read_bytes()
     ask = ["predict", "-", "--model", str(made[0]), "--format", "json", "--out", str(tmp_path / "out.json")]

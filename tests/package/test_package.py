@@ -24,6 +24,7 @@ from tumorscope.cli.main import app
 from tumorscope.config import load_recipe
 from tumorscope.data import known
 from tumorscope.data.cards import CARDS
+from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.decode import decode
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
@@ -645,6 +646,18 @@ def test_slices_of_known_kinds_are_scored_beside_others_and_an_unread_file_ends_
         answer = CliRunner().invoke(app, [*ask, *more])
         assert answer.exit_code == 1
         assert "Not read: 1" in answer.stderr
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_set_has_the_digest_of_its_catalogue(tmp_path, monkeypatch, depth):
+    """Which says whether slices have more than 8 bits; a package knows its training set by it."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    for name in ("glioma", "notumor"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        noise = np.random.default_rng(len(name)).integers(0, 256, (64, 64))
+        (tmp_path / "set" / name / "a.png").write_bytes(encoded(noise.astype(depth)))
+    _, result = score_package(None, tmp_path / "set")
+    assert result["data"]["digest"] == load_catalogue(tmp_path / "set").digest
 
 
 def test_the_known_set_is_what_the_shipped_package_was_trained_on():

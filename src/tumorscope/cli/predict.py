@@ -65,7 +65,7 @@ def predict(
     from tumorscope.files import check_folder, check_target
     from tumorscope.inference.batch import expand, with_maps
     from tumorscope.inference.classifier import Classifier
-    from tumorscope.inference.reading import read_stream
+    from tumorscope.inference.reading import READING, read_stream
     from tumorscope.inference.record import Journal, as_csv, as_json, as_table
 
     warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
@@ -82,7 +82,8 @@ def predict(
         raise InputRejected(
             f"--masks with {classifier.package.card['name']}", "no region model", "masks need one", "Use --heatmaps."
         )
-    settings = [classifier.package.sha256, plane.value, str(force), str(error_rate), *map(str, folders.items())]
+    settings = [classifier.package.sha256, str(READING), plane.value, str(force), str(error_rate)]
+    settings += map(str, folders.items())
     journal = Journal(out, settings, names, numbered=bool(folders)) if out else None
     for file in journal.others() if journal else []:
         typer.echo(

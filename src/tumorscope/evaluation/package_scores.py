@@ -60,10 +60,11 @@ def score_package(
         raise nothing_found(source, [], notices)
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
     found, damaged = _answers(classifier, source, planned, masked, progress)
-    digest = digest_of(found[found["status"] != "error"].drop_duplicates("file")["sha256"])
+    read = found[found["status"] != "error"].drop_duplicates("file")
+    digest = digest_of(read["sha256"], deep=bool(read["deep"].any()))
     seen = _in_training(found, classifier.package.card["data"], digest)
     found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]), in_training=seen)
-    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256"])
+    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256", "deep"])
     data_facts = {"name": readable(source.path.stem), "digest": digest, "slices": len(found)}
     return found, {
         "package": classifier.package.card["name"],
@@ -102,7 +103,7 @@ def _row(item: Planned, sha256: str, one: Finding, labels: list[str]) -> dict[st
     return {
         **{"path": readable(one.path), "label": item.label, "source": item.source, "plane": item.plane or one.plane},
         **{"patient": item.patient, "patient_group": item.patient_group, "fold": item.fold, "picture": ""},
-        **{"file": item.path, "together": _together(one), "sha256": sha256},
+        **{"file": item.path, "together": _together(one), "sha256": sha256, "deep": one.deep},
         **{"status": one.status, "answer": one.label},
         **{"reasons": joined(one.reasons), "set": " ".join(one.prediction_set)},
         **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in labels},
