@@ -1,9 +1,14 @@
 """Scores of several runs: what counts as seeds of one model, and what is compared with what."""
 
 import pandas as pd
+import pytest
 from tests.evaluation.made_runs import made_run
+from tests.training.tiny_set import tiny_catalogue
 
-from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences
+from tumorscope.cli.evaluate import belonging
+from tumorscope.errors import DataNotFound
+from tumorscope.evaluation.assemble import left_apart
+from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, why_unscored
 from tumorscope.evaluation.report import in_words
 from tumorscope.labels import CLASSES
 
@@ -48,3 +53,56 @@ def test_two_external_test_sets_of_one_recipe_are_apart_and_seeds_of_one_set_tog
     start, end = "Under the external protocol the share of", "test slices of {} named correctly is"
     assert any(f"{start} 8 {end.format('a')} 87.5\xa0% for baseline_cnn and 50.0\xa0%" in one for one in words)
     assert any(f"{start} 4 {end.format('b')} 50.0\xa0% for baseline_cnn (one seed)" in one for one in words)
+
+
+def test_two_external_sets_of_one_file_name_are_told_apart_by_the_digest(tmp_path):
+    """Two archive.zip: seeds 0 and 1 on the first with 8 and 6 of 8 right, seed 0 on the second with 4 of 8."""
+    tested = slices("archive", 8)
+    first, second = ({"data": {"name": "a with archive", "digest": start * 16}} for start in "12")
+    runs = [
+        made_run(tmp_path / "one", "baseline_cnn", "external", tested, **first),
+        made_run(tmp_path / "two", "baseline_cnn", "external", tested, right=4, **second),
+        made_run(tmp_path / "one", "baseline_cnn", "external", tested, right=6, seed=1, **first),
+        made_run(tmp_path, "baseline_cnn", "external", slices("b", 4), **first),
+    ]
+    told = [
+        (row["test_set"], row["seeds"], row["accuracy_mean"]) for row in comparison_rows(runs) if row["part"] == "test"
+    ]
+    assert told == [("archive (11111111)", 2, 0.875), ("archive (22222222)", 1, 0.5), ("b", 1, 1.0)]
+    assert list(by_model([runs[0], runs[2]])) == [("baseline_cnn", "external", "archive")]
+
+
+def test_leaks_are_told_of_each_external_set_by_its_name(tmp_path):
+    """Of 8 slices of a 3 are in training again, of 4 of b one, of the 4 under official two."""
+    leaks = [
+        {"test": of, "none": new, "bytes": 0, "pixels": 0, "picture": of - new} for of, new in ((8, 5), (4, 3), (4, 2))
+    ]
+    runs = [
+        made_run(tmp_path, "baseline_cnn", protocol, slices(source, leak["test"]), leak=[leak])
+        for protocol, source, leak in zip(("external", "external", "official"), ("a", "b", ""), leaks, strict=True)
+    ]
+    notes = leak_notes(runs)
+    assert [note.split(", ")[0] for note in notes] == [
+        "Leak in official: of 4 test slices",
+        "Leak in external on a: of 8 test slices",
+        "Leak in external on b: of 4 test slices",
+    ]
+    assert notes[1].endswith("3 by picture. 5 are new to them.")
+
+
+def test_why_a_run_is_left_apart_is_read_from_its_predictions_and_nothing_is_scored(tmp_path):
+    catalogue = tiny_catalogue(tmp_path / "set")
+    run = made_run(tmp_path, "baseline_cnn", "external", slices("other", 4))
+    (why,) = left_apart([run], catalogue).values()
+    assert why == "scored on slices that tiny does not hold. Give the run's --data, and other with --test-data."
+    assert not (run / "scores.json").exists()
+
+
+def test_a_path_that_is_not_there_is_an_error_and_what_is_no_run_is_left_apart(tmp_path):
+    run, typo = made_run(tmp_path, "baseline_cnn", "official", slices("", 4)), tmp_path / "typo"
+    (tmp_path / "README.md").touch()
+    note = why_unscored(tmp_path / "README.md")
+    assert note.startswith("no folder of a run. Give that of a run")
+    assert belonging([run, tmp_path / "README.md"], {tmp_path / "README.md": note}) == [run]
+    with pytest.raises(DataNotFound, match="typo: no such folder"):
+        belonging([run, typo], {typo: why_unscored(typo)})

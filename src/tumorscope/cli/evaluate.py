@@ -41,9 +41,15 @@ def evaluate(
 
 
 def belonging(runs: list[Path], apart: dict[Path, str]) -> list[Path]:
-    """The runs without those that are left `apart`, which is said with the reasons; raises `RunMismatch` where none is left."""
-    from tumorscope.errors import RunMismatch
+    """The runs without those that are left `apart`, which is said with the reasons.
 
+    Raises `DataNotFound` for a path that is not there, which is mistyped rather than of runs/*; `RunMismatch` where none is left.
+    """
+    from tumorscope.errors import DataNotFound, RunMismatch
+
+    for run, why in apart.items():
+        if not run.exists():
+            raise DataNotFound(f"{run}: {why}")
     kept = [run for run in runs if run not in apart]
     if not kept:
         raise RunMismatch(" ".join(f"{run}: {why}" for run, why in apart.items()))

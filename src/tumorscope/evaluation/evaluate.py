@@ -10,7 +10,7 @@ import pandas as pd
 
 from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.intervals import bootstrap, paired_difference
-from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row
+from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row, under
 from tumorscope.evaluation.scores import PROBABILITIES, flat, score
 from tumorscope.files import write_json
 from tumorscope.protocols import ALL, PROTOCOLS
@@ -26,7 +26,7 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         raise DataNotFound(f"{run}: {why}")
     predictions = read_predictions(run)
     facts = _facts(run)
-    facts["test_set"] = _other_set(facts["protocol"], predictions)
+    facts["test_set"] = test_set_of(run, predictions)
     scores = {**facts, **{part: _part(predictions[predictions["part"] == part]) for part in PARTS}}
     scores["presence_at_threshold"] = presence_at_threshold(predictions)
     floor = memoriser_of(run)
@@ -39,7 +39,8 @@ def evaluate_run(run: Path) -> dict[str, Any]:
 def why_unscored(run: Path) -> str:
     """Why a path holds no scores of a model; "" where it does."""
     if not run.is_dir():
-        return "no such folder. Give that of a run, or --package with --data to score a package."
+        what = "no folder of a run" if run.exists() else "no such folder"
+        return f"{what}. Give that of a run, or --package with --data to score a package."
     if not (run / "predictions.csv").exists():
         return "no predictions.csv; give the folder of a finished run, or finish it with --resume."
     if not (run / "environment.json").exists():
@@ -122,9 +123,9 @@ def _best_threshold(ill: pd.Series, well: pd.Series) -> float:
     return float(edges[best[len(best) // 2]])
 
 
-def _other_set(protocol: str, predictions: pd.DataFrame) -> str | None:
+def test_set_of(run: Path, predictions: pd.DataFrame) -> str | None:
     """Name of the other set that a run under external was tested on; None elsewhere, where the test is part of the data."""
-    if protocol != "external":
+    if _facts(run)["protocol"] != "external":
         return None
     return " and ".join(sorted(predictions.loc[predictions["part"] == "test", "source"].unique()))
 
@@ -146,16 +147,32 @@ Key = tuple[str, str, str | None]
 def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
     """Scores of the runs by `Key`, each a list over seeds with its folder under "run".
 
-    Recipes come in the order of the runs, the protocols of each from the kindest to the strictest.
+    Recipes come in the order of the runs, the protocols of each from the kindest to the strictest. Where runs of one recipe are
+    of several external sets of one name, the start of the run's data digest stands behind it.
     """
+    scored = [{**evaluate_run(run), "run": run} for run in runs]
+    digests: dict[Key, set[str]] = {}
+    for one in scored:
+        digests.setdefault(_key(one), set()).add(_digest(one["run"]))
+    # Files are often of one name, as Kaggle's downloads are.
+    several = {test_set for (_, _, test_set), found in digests.items() if test_set is not None and len(found) > 1}
     grouped: dict[Key, list[dict[str, Any]]] = {}
-    for run in runs:
-        scores = evaluate_run(run)
-        key = (scores["recipe"], scores["protocol"], scores["test_set"])
-        grouped.setdefault(key, []).append({**scores, "run": run})
+    for one in scored:
+        if one["test_set"] in several:
+            one["test_set"] += f" ({_digest(one['run'])[:8]})"
+        grouped.setdefault(_key(one), []).append(one)
     recipes, protocols = list(dict.fromkeys(recipe for recipe, *_ in grouped)), list(PROTOCOLS)
     order = sorted(grouped, key=lambda key: (recipes.index(key[0]), protocols.index(key[1])))
     return {key: grouped[key] for key in order}
+
+
+def _key(scores: dict[str, Any]) -> Key:
+    return scores["recipe"], scores["protocol"], scores["test_set"]
+
+
+def _digest(run: Path) -> str:
+    """That of all the data of a run, the other set's too."""
+    return str(json.loads((run / "environment.json").read_text())["data"]["digest"])
 
 
 def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
@@ -221,9 +238,9 @@ def pooled_test(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def leak_notes(runs: Sequence[Path]) -> list[str]:
-    """A sentence for each protocol whose test slices, of all folds together, are in training again."""
+    """A sentence for each protocol and test set whose test slices, of all folds together, are in training again."""
     notes = {}
-    for (_, protocol, _), several in by_model(runs).items():
+    for (_, protocol, test_set), several in by_model(runs).items():
         if not several[0]["leak"]:
             continue
         leak = {kind: sum(fold[kind] for fold in several[0]["leak"]) for kind in several[0]["leak"][0]}
@@ -231,8 +248,8 @@ def leak_notes(runs: Sequence[Path]) -> list[str]:
             continue
         kinds = ("bytes", "pixels", "picture", "patient")
         again = ", ".join(f"{leak[kind]} by {kind}" for kind in kinds if kind in leak)
-        notes[protocol] = (
-            f"Leak in {protocol}: of {leak['test']} test slices, training and validation hold again: {again}. "
+        notes[protocol, test_set] = (
+            f"Leak in {under(protocol, test_set)}: of {leak['test']} test slices, training and validation hold again: {again}. "
             f"{leak['none']} are new to them."
         )
     return list(notes.values())
