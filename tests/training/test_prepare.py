@@ -1,7 +1,9 @@
 """Slices that a fold makes for itself: super-resolution and regions of interest, learnt without its test slices."""
 
+import hashlib
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.estimator import SliceClassifier
 from tumorscope.models.superresolution import FusionNetwork
 from tumorscope.package.export import export_run
-from tumorscope.training.prepare import reduce_to
+from tumorscope.training.prepare import Source, fold_pixels, reduce_to
 from tumorscope.training.runs import read_predictions
 from tumorscope.training.superresolution import likeness, sheet
 from tumorscope.tuning.search import tune
@@ -173,6 +175,27 @@ def test_regions_come_from_a_model_of_the_same_fold(interest):
     # Slices in which nothing was found are whole.
     whole = np.stack([shrink(np.array(image), 30) for image in pixels(data, 128, crop="head")])
     assert all((np.load(file) == whole).all(axis=(1, 2)).mean() < 1 for file in made)
+
+
+@pytest.mark.parametrize(("mirrored", "more"), [(False, {}), (True, {"mirror_average": True})])
+def test_slices_reduced_without_the_mirror_are_known_by_the_name_of_before(tmp_path, mirrored, more):
+    """A file of that name is taken as it is; with the mirror regions are others, and so is the name."""
+    finder, interest = tmp_path / "finder", RegionOfInterest()
+    (finder / "fold-0").mkdir(parents=True)
+    (finder / "fold-0" / "weights.safetensors").write_bytes(b"weights")
+    (finder / "recipe.toml").write_text(load_recipe("region_unet", {"training.mirror_average": mirrored}).toml())
+    facts = {
+        **{"interest": interest.model_dump(mode="json"), "slices": ["seen.npy", "whole.npy"], "size": 30},
+        **{"device": "cpu", "weights": hashlib.sha256(b"weights").hexdigest(), **more},
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    file = tmp_path / f"pixels-crop-{key}.npy"
+    file.touch()
+    recipe = load_recipe("improved_cnn", {"region_of_interest.recipe": interest.recipe, "input.size": 30})
+    job = SimpleNamespace(
+        recipe=recipe, fold=SimpleNamespace(index=0), device="cpu", pixels=tmp_path / "all.npy", run=tmp_path
+    )
+    assert fold_pixels(job, Source(tmp_path / "seen.npy", tmp_path / "whole.npy", finder), lambda *_: print) == file
 
 
 def test_what_goes_with_no_fold_is_refused(interest, tmp_path):

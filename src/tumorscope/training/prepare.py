@@ -119,7 +119,7 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
     assert interest is not None
     fold, found_by = finder / f"fold-{job.fold.index}", load_recipe(finder / "recipe.toml")
     size = job.recipe.input.size
-    facts = {
+    facts: dict[str, Any] = {
         **{
             "interest": interest.model_dump(mode="json"),
             "slices": [source.first.name, source.second.name],
@@ -127,8 +127,9 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
             "device": job.device,
         },
         "weights": hashlib.sha256((fold / "weights.safetensors").read_bytes()).hexdigest(),
-        "mirror_average": found_by.training.mirror_average,
     }
+    if found_by.training.mirror_average:  # so that slices of others, which are as they were, are found again
+        facts["mirror_average"] = True
     file = job.pixels.parent / f"pixels-{interest.use}-{_key(facts)}.npy"
     if file.exists():
         return file
