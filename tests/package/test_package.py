@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tests.inference.test_reading import dicom
 from tests.inference.test_record import matlab
+from tests.training.tiny_set import tiny_catalogue
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
@@ -76,23 +77,38 @@ def test_the_card_lists_every_protocol_with_scores_or_the_command_that_would_say
     assert line.count("|") == header.count("|")
 
 
-def test_the_card_names_the_sets_that_it_was_trained_on_with_their_licences(made, monkeypatch):
+def test_the_card_names_the_sets_that_it_was_trained_on_with_their_licences(made):
     package = load_package(made[0])
     nothing = {"name": "phantom", "title": "", "licence": "", "url": "", "use": "slices"}
     assert package.card["data"]["sets"] == [nothing]
     assert "Slices of phantom; its licence is not known here." in package.model_card.splitlines()
-    monkeypatch.setitem(CARDS, "nickparvar", replace(CARDS["nickparvar"], digest=made[1].digest))
-    slices, masks = (
+    slices, masks = known_sets()
+    told = model_card({**package.card, "data": {**package.card["data"], "sets": [slices, masks]}})
+    assert f"Masks of {CARDS['figshare'].title}; licence CC BY 4.0: {CARDS['figshare'].url}." in told.splitlines()
+
+
+def known_sets():
+    """What a card says of the Kaggle set's slices and of the figshare set's masks."""
+    return (
         {name: getattr(CARDS[card], name) for name in ("name", "title", "licence", "url")} | {"use": use}
         for card, use in (("nickparvar", "slices"), ("figshare", "masks"))
     )
-    assert sets_of(load_recipe("compact_cnn"), made[1]) == [slices]
-    assert sets_of(load_recipe("region_lite"), made[1]) == [slices]  # the phantom set has masks of its own
-    bare = replace(made[1], table=made[1].table.assign(mask=""))
-    monkeypatch.setattr("tumorscope.training.runs.find_external", lambda name, origin: origin)
-    assert sets_of(load_recipe("region_lite"), bare) == [slices, masks]
-    told = model_card({**package.card, "data": {**package.card["data"], "sets": [slices, masks]}})
-    assert f"Masks of {CARDS['figshare'].title}; licence CC BY 4.0: {CARDS['figshare'].url}." in told.splitlines()
+
+
+def test_sets_are_those_that_the_run_says_its_masks_are_of_though_they_are_gone(tmp_path, monkeypatch):
+    """No figshare set is anywhere. Runs of before do not say; of the Kaggle set, which has no masks, they are figshare's."""
+    bare = tiny_catalogue(tmp_path)
+    own = replace(bare, table=bare.table.assign(mask="mask.png"))
+    plain, regions = load_recipe("compact_cnn"), load_recipe("region_lite")
+    told = {"name": "tiny", "title": "", "licence": "", "url": "", "use": "slices"}
+    slices, masks = known_sets()
+    assert sets_of(regions, {"masks_from": "figshare"}, bare) == [told, masks]
+    assert sets_of(regions, {"masks_from": "data"}, own) == [told]
+    assert sets_of(regions, {}, bare) == [told]
+    monkeypatch.setitem(CARDS, "nickparvar", replace(CARDS["nickparvar"], digest=bare.digest))
+    assert sets_of(regions, {}, bare) == [slices, masks]
+    assert sets_of(regions, {}, own) == [slices]
+    assert sets_of(plain, {}, bare) == [slices]
 
 
 def test_scores_of_later_runs_are_added_to_a_finished_package(made, tmp_path):

@@ -195,7 +195,7 @@ def test_twins_masks_are_those_of_the_sets_content_wherever_it_lies(twins, tmp_p
 
 def test_without_any_mask_a_region_model_is_refused_with_the_remedy(twins, tmp_path):
     plain, figshare = twins
-    with pytest.raises(DataNotFound, match="neither a path nor"):
+    with pytest.raises(DataNotFound, match=r"^regions\.masks: cheng-figshare\.zip: neither a path nor"):
         train(load_recipe("region_unet", TINY), plain, "picture-cv", [0], runs=tmp_path, workers=1)
     with pytest.raises(DataNotFound, match="no tumour mask is known"):
         masks(plain, 32)
@@ -203,6 +203,23 @@ def test_without_any_mask_a_region_model_is_refused_with_the_remedy(twins, tmp_p
     chosen = load_recipe("region_unet", {**TINY, **smote, "regions.masks": str(figshare)})
     with pytest.raises(RecipeError, match="which oversampling has none for"):
         train(chosen, plain, "picture-cv", [0], runs=tmp_path / "other", workers=1)
+
+
+def test_a_run_says_where_its_masks_are_from_and_one_of_before_that_does_not_goes_on(phantom, twins, tmp_path):
+    plain, figshare = twins
+    masked = {"training.epochs": 1, "augment.paste": 0.5, "regions.masks": str(figshare)}
+    for data, changes, says in (
+        (plain, masked, "figshare"),
+        (phantom, masked, "data"),
+        (phantom, {"training.epochs": 1}, None),
+    ):
+        asked = (load_recipe("baseline_cnn", changes), data, "all", [0])
+        where = {"runs": tmp_path / str(says), "workers": 1}
+        (run,) = train(*asked, **where)
+        facts = json.loads((run / "environment.json").read_text())
+        assert facts.pop("masks_from", None) == says
+        (run / "environment.json").write_text(json.dumps(facts))
+        assert train(*asked, **where, resume=True) == [run]
 
 
 def test_training_scores_regions_and_goes_on_with_the_same_bits(phantom, tmp_path):

@@ -33,7 +33,7 @@ from tumorscope.training.external import widened, with_rows
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.identity import environment
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import facts_of, figshare_of, read_predictions
+from tumorscope.training.runs import facts_of, read_predictions
 
 #: Largest difference of probabilities between graph and network.
 TOLERANCE = 1e-4
@@ -214,7 +214,7 @@ def _card(
         "data": {
             **{"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
             "sha256": " ".join(files_of(wide.table, every)),
-            "sets": sets_of(recipe, wide),
+            "sets": sets_of(recipe, facts, wide),
         },
         "made_of": {name: facts[name] for name in ("weights", "masks", "contract") if name in facts},
         "recipe": recipe.model_dump(mode="json"),
@@ -230,11 +230,17 @@ def trained_with_further(recipe: Recipe, facts: dict[str, Any], catalogue: Catal
     return wide, widened(fold, wide.table, further)[0].train
 
 
-def sets_of(recipe: Recipe, catalogue: Catalogue) -> list[dict[str, str]]:
-    """Name, title, licence, url and use of every set that slices or masks are of; only the name of those not known here."""
+def sets_of(recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> list[dict[str, str]]:
+    """Name, title, licence, url and use of every set that slices or masks are of; only the name of those not known here.
+
+    facts : environment.json of the run; the sets need not be there any more
+    """
     known = {card.digest: card for card in CARDS.values() if card.digest}
     used = [(known.get(part.digest) or Card(part.name, "", "", "", ""), "slices") for part in catalogue.sets]
-    if recipe.needs_masks and figshare_of(recipe, catalogue):
+    # Runs of before do not say where masks are from; the Kaggle set has none of its own.
+    main = catalogue.sets[0]
+    bare = main.digest == CARDS["nickparvar"].digest and (main.table["mask"] == "").all()
+    if recipe.needs_masks and facts.get("masks_from", "figshare" if bare else "data") == "figshare":
         used.append((CARDS["figshare"], "masks"))
     return [
         {**{field: getattr(card, field) for field in ("name", "title", "licence", "url")}, "use": use}

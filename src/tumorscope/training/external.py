@@ -68,12 +68,12 @@ def extended(entries: Sequence[External], catalogue: Catalogue) -> tuple[Catalog
     return catalogue, [spans[place] for place in places]
 
 
-def find_external(name: str, origin: Path) -> Path:
-    """The set at the path `name`, else beside `origin`; raises `DataNotFound`."""
+def find_external(name: str, origin: Path, key: str = "external.data") -> Path:
+    """The set at the path `name` that the recipe has under `key`, else beside `origin`; raises `DataNotFound`."""
     for place in (Path(name).expanduser(), origin.parent / name):
         if place.exists():
             return place.resolve()
-    raise DataNotFound(f"external.data: {name}: neither a path nor a file or folder beside {origin}. Put it there.")
+    raise DataNotFound(f"{key}: {name}: neither a path nor a file or folder beside {origin}. Put it there.")
 
 
 def widened(fold: Fold, table: pd.DataFrame, further: Sequence[Further]) -> tuple[Fold, list[dict[str, Any]]]:

@@ -44,6 +44,7 @@ def open_run(
     made: list[Fold],
     left_out: list[list[dict[str, Any]]],
     sources: dict[str, str],
+    masks_from: str,
     device: str,
     resume: bool,
     overwrite: bool,
@@ -51,6 +52,7 @@ def open_run(
     """Make the run folder, or check that the one that is there is the same run.
 
     left_out : for each fold the slices of further sets that were left out, as `external.widened` counts them
+    masks_from : "figshare" or "data", "" for a run without masks; noted down and not compared, as the masks themselves are
     """
     identity = {
         "recipe": recipe.model_dump(mode="json"),
@@ -82,7 +84,8 @@ def open_run(
     parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
     leak = [fold.leak for fold in made if fold.leak]
     external = {"external": left_out} if recipe.external else {}
-    facts = {"folds": parts, **external, "leak": leak, "device": device, **_contract(recipe), **environment()}
+    origin = {"masks_from": masks_from} if masks_from else {}
+    facts = {"folds": parts, **external, **origin, "leak": leak, "device": device, **_contract(recipe), **environment()}
     write_json(file, {**identity, **facts})
 
 

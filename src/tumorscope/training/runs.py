@@ -73,11 +73,12 @@ def train_runs(
         ),
     )
     inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
+    masks_from = "" if inside is None else "figshare" if figshare_of(recipe, catalogue) else "data"
     sources_sha256 = made_of(recipe, inside)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             asked = (folders[seed], recipe, catalogue, protocol, seed, made, left_out[seed])
-            open_run(*asked, sources_sha256, device, resume, overwrite)
+            open_run(*asked, sources_sha256, masks_from, device, resume, overwrite)
             _say_left_out(folders[seed], left_out[seed], report)
     labels = _labels(catalogue)
     jobs = [
@@ -179,7 +180,7 @@ def figshare_of(recipe: Recipe, catalogue: Catalogue) -> Path | None:
     if all(known):
         return None
     try:
-        return find_external(recipe.regions.masks, catalogue.origin)
+        return find_external(recipe.regions.masks, catalogue.origin, "regions.masks")
     except DataNotFound:
         if not known[0]:
             raise
