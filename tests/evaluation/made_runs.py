@@ -28,7 +28,7 @@ def made_run(
     run = folder / f"{recipe}-{protocol}-{'-'.join(tested['source'].unique()) or 'own'}-s{seed}"
     run.mkdir(parents=True)
     (run / "recipe.toml").write_text(load_recipe(recipe).toml())
-    usual = {"recipe": {"name": recipe}, "protocol": protocol, "seed": seed, "leak": []}
+    usual = {"recipe": load_recipe(recipe).model_dump(mode="json"), "protocol": protocol, "seed": seed, "leak": []}
     usual["data"] = {"name": "set", "digest": "0"}
     (run / "environment.json").write_text(json.dumps(usual | facts))
     said = [

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from tests.evaluation.made_runs import made_run
 from tests.inference.test_reading import dicom
 from tests.inference.test_record import matlab
 from tests.training.tiny_set import tiny_catalogue
@@ -34,7 +35,7 @@ from tumorscope.inference.classifier import Classifier, Finding, calibrated, pre
 from tumorscope.inference.reading.slices import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
-from tumorscope.package.card import PARTS, SUMS, load_package
+from tumorscope.package.card import PARTS, SUMS, load_package, write_package
 from tumorscope.package.export import add_to_card, export_run, files_of, sets_of
 from tumorscope.package.limits import statistics
 from tumorscope.package.model_card import model_card
@@ -121,8 +122,7 @@ def test_scores_of_later_runs_are_added_to_a_finished_package(made, tmp_path):
         ended = CliRunner().invoke(app, ["export", str(package), "--scores", str(runs["official"])])
         assert ended.exit_code == 0, ended.output
     after, whole = load_package(package), load_package(made[0])
-    added, together = (sorted(one.card["scores"], key=lambda row: row["protocol"]) for one in (after, whole))
-    assert added == together
+    assert after.card["scores"] == whole.card["scores"]
     assert after.card["not_measured"] == whole.card["not_measured"]
     unchanged = before.card.keys() - {"scores", "not_measured"}
     assert {name: after.card[name] for name in unchanged} == {name: before.card[name] for name in unchanged}
@@ -131,7 +131,7 @@ def test_scores_of_later_runs_are_added_to_a_finished_package(made, tmp_path):
     for change, reason in (
         ({"protocol": "patient-cv"}, "which .* is calibrated with"),
         ({"recipe": {**whole.card["recipe"], "title": "", "training": {"epochs": 3}}}, "another recipe"),
-        ({"data": {"name": "other", "digest": "0"}}, "trained on other, other bytes"),
+        ({"data": {"name": "other", "digest": "0"}}, "trained on other, other data"),
     ):
         run = shutil.copytree(runs["official"], tmp_path / f"changed-{len(list(tmp_path.iterdir()))}")
         facts = json.loads((run / "environment.json").read_text())
@@ -141,6 +141,64 @@ def test_scores_of_later_runs_are_added_to_a_finished_package(made, tmp_path):
     missing = CliRunner().invoke(app, ["export", str(package), "--scores", str(tmp_path / "none")])
     assert (missing.exit_code, "no finished run there" in str(missing.exception)) == (1, True)
     assert load_package(package).card == after.card
+
+
+@pytest.fixture
+def carded(tmp_path):
+    """A package folder of the shipped parts, whose card has no scores and nothing about other sets; a run of its recipe on
+    slices of `source` alone by protocol, with `facts`.
+    """
+    shipped = resources.files("tumorscope.package") / "shipped"
+    card = load_package(shipped).card | {"scores": [], "recipe": load_recipe("region_lite").model_dump(mode="json")}
+    card["data"] = {**card["data"], "name": "main", "digest": "1" * 16}
+    card.pop("external", None)
+    parts = {name: (shipped / name).read_bytes() for name in PARTS}
+    write_package(tmp_path / "package", parts | {"card.json": json.dumps(card).encode()})
+
+    def run_of(protocol, source, count, **facts):
+        paths = [f"{source}:{number}.png" for number in range(count)]
+        tested = pd.DataFrame({"path": paths, "label": [CLASSES[k % 4] for k in range(count)], "source": source})
+        folder = tmp_path / f"runs-{len(list(tmp_path.iterdir()))}"
+        return made_run(folder, "region_lite", protocol, tested, **facts)
+
+    return tmp_path / "package", run_of
+
+
+MAIN = {"data": {"name": "main", "digest": "1" * 16}}
+JOINED = {
+    "data": {"name": "main with other", "digest": "2" * 16},
+    "sets": [{"name": "main", "digest": "1" * 16}, {"name": "other", "digest": "3" * 16}],
+}
+
+
+def test_scores_on_another_external_set_stand_beside_those_of_before(carded):
+    """Of a 8 slices and then 6, of b 4, and official ones, which come first as in every table."""
+    package, run_of = carded
+    for protocol, source, count, facts in (
+        ("external", "a", 8, JOINED),
+        ("external", "b", 4, JOINED),
+        ("official", "", 4, MAIN),
+        ("external", "a", 6, JOINED),
+    ):
+        add_to_card(package, [run_of(protocol, source, count, **facts)])
+    card = load_package(package).card
+    told = [(row["protocol"], row["test_set"], row["slices"]) for row in card["scores"]]
+    assert told == [("official", None, 4), ("external", "b", 4), ("external", "a", 6)]
+    assert "external" not in card
+
+
+def test_what_an_external_run_was_trained_on_is_checked_as_far_as_it_says(carded):
+    """By the digest of its first set; runs of before by its name, which is all that they tell."""
+    package, run_of = carded
+    others = [{"name": "main", "digest": "4" * 16}, JOINED["sets"][1]]
+    add_to_card(package, [run_of("external", "other", 4, data=JOINED["data"])])
+    for facts in (
+        {**JOINED, "sets": others},
+        {"data": {"name": "mainly with other", "digest": "2" * 16}},
+        {"data": {"name": "other with main", "digest": "2" * 16}},
+    ):
+        with pytest.raises(RunMismatch, match=r"trained on .* with .*which is of main\. Train it on the same --data"):
+            add_to_card(package, [run_of("external", "other", 4, **facts)])
 
 
 def test_the_card_holds_what_the_finished_package_says_of_another_collection(made, tmp_path):

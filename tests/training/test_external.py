@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -22,7 +23,7 @@ from tumorscope.evaluation.assemble import report_of
 from tumorscope.evaluation.explain import explain_run
 from tumorscope.evaluation.package_scores import score_package
 from tumorscope.package.card import load_package
-from tumorscope.package.export import export_run
+from tumorscope.package.export import add_to_card, export_run
 from tumorscope.protocols import folds
 from tumorscope.training.external import Further, widened, with_external
 from tumorscope.training.runs import masks_of
@@ -137,9 +138,16 @@ def test_a_run_with_a_further_set_scores_the_same_slices_as_one_without(sets, tm
     assert counts[1]["train"] == counts[0]["train"] + 60
     assert counts[1]["test"] == counts[0]["test"]
     assert facts[1]["external"][0][0] | {"slices": 63, "left_out": 3} == facts[1]["external"][0][0]
+    mixed = load_catalogue(sets.origin.parent / "mixed.zip")
+    assert facts[1]["sets"] == [{"name": one.name, "digest": one.digest} for one in (sets, mixed)]
+    assert "sets" not in facts[0]
     told = [(event.work, event.done, event.unit) for event in said if "mixed.zip" in event.work]
     why = "3 of 63 left out: 3 by picture, 3 by patient"
     assert told == [(f"baseline_cnn-official-s0 fold 0, mixed.zip for train ({why})", 60, "slices")]
+
+
+def found_digest(run):
+    return json.loads((run / "environment.json").read_text())["data"]["digest"]
 
 
 def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(sets, tmp_path):
@@ -151,7 +159,9 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
     small = {"model.filters": [4, 8, 8], "input.size": 32, "training.threads": 1}
     chosen = load_recipe("compact_cnn", {**QUICK, **small, "external": entries})
     main = with_pictures(sets)
-    whole, crossed = (train(chosen, main, protocol, runs=tmp_path, workers=1)[0] for protocol in ("all", "patient-cv"))
+    whole, crossed, official = (
+        train(chosen, main, protocol, runs=tmp_path, workers=1)[0] for protocol in ("all", "patient-cv", "official")
+    )
     scored = read_run(crossed)
     assert scored.loc[scored["part"] == "validation", "path"].str.startswith("mixed:").all()
 
@@ -163,6 +173,21 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
     package = load_package(export_run(whole, [crossed], main, tmp_path / "package"))
     limit = package.card["limits"][0]
     assert limit == "Trained on 84 pictures of main and 18 slices of mixed.zip, which the gate is not measured on."
+
+    # Later runs with the further set are its recipe's and data's; one without it would be trained on less.
+    add_to_card(tmp_path / "package", [official])
+    card = load_package(tmp_path / "package").card
+    assert [row["protocol"] for row in card["scores"]] == ["official", "patient-cv"]
+    assert (card["data"]["digest"], card["data"]["run_digest"]) == (main.digest, found_digest(official))
+    short = shutil.copytree(official, tmp_path / "short")
+    facts = json.loads((short / "environment.json").read_text())
+    (short / "environment.json").write_text(json.dumps({**facts, "data": {"name": "main", "digest": main.digest}}))
+    for refused in (
+        lambda: add_to_card(tmp_path / "package", [short]),
+        lambda: export_run(whole, [crossed, short], main, tmp_path / "no"),
+    ):
+        with pytest.raises(RunMismatch, match="trained on main, other data"):
+            refused()
 
     # Asked about the further set, it knows its 18 gliomas again, and the other 45 files that took no part in training.
     _, asked = score_package(tmp_path / "package", main.origin.parent / "mixed.zip")

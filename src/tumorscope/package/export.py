@@ -17,7 +17,7 @@ from tumorscope.data.cards import CARDS, Card
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.known import DIGITS
 from tumorscope.errors import InputRejected, RunMismatch
-from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run
+from tumorscope.evaluation.evaluate import by_model, comparison_rows
 from tumorscope.evaluation.figures import encoded, reliability
 from tumorscope.files import write_bytes
 from tumorscope.inference.gate import LOOK, layout
@@ -28,7 +28,7 @@ from tumorscope.package.card import FORMAT, load_package, write_package
 from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
 from tumorscope.package.model_card import QUESTIONS, model_card
-from tumorscope.protocols import ALL, digest, folds
+from tumorscope.protocols import ALL, PROTOCOLS, digest, folds
 from tumorscope.training.external import widened, with_rows
 from tumorscope.training.fold import PROBABILITIES
 from tumorscope.training.identity import environment
@@ -119,30 +119,31 @@ def add_to_card(
     scored : runs of the package's recipe and data, of any protocol but patient-cv, whose slices the answers are calibrated with
     external : folders or archives of other collections
 
-    Graph and gate stay as they are. Scores of before under the same protocol go, and answers of before about a set of the same
-    name. Raises `RunMismatch` where a run does not belong to the package, and what `load_package` does.
+    Graph and gate stay as they are. Scores of before under the same protocol and on the same test set go, and answers of before
+    about a set of the same name. Raises `RunMismatch` where a run does not belong to the package, and what `load_package` does.
     """
     card = load_package(package).card
     kept = {name: (package / name).read_bytes() for name in ("model.onnx", "gate.npz")}
     for run in scored:
         facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         _need_the_same_recipe(run, facts, Recipe.model_validate(card["recipe"]), package)
-        if facts["protocol"] != "external" and facts["data"]["digest"] != card["data"]["digest"]:
-            raise RunMismatch(f"{run}: trained on {facts['data']['name']}, other bytes than {package}.")
+        _need_the_same_data(run, facts, card["data"], package)
         if facts["protocol"] == "patient-cv":
             raise RunMismatch(
                 f"{run}: of patient-cv, which {package} is calibrated with. Export its run again with --scores {run}."
             )
     added = _scores(scored)
-    protocols = {row["protocol"] for row in added}
-    card["scores"] = [row for row in card["scores"] if row["protocol"] not in protocols] + added
+    again = {(row["protocol"], row["test_set"]) for row in added}
+    kept_rows = [row for row in card["scores"] if (row["protocol"], row.get("test_set")) not in again]
+    # As `by_model` orders those of one recipe.
+    card["scores"] = sorted([*kept_rows, *added], key=lambda row: list(PROTOCOLS).index(row["protocol"]))
     card["not_measured"] = _not_measured(card["name"], {row["protocol"] for row in card["scores"]})
     for data in external:
         say(f"Asking the package about {data.stem}")
         asked = _asked(package, data)
         others = [one for one in card.get("external", []) if one["data"]["name"] != asked["data"]["name"]]
         card["external"] = [*others, asked]
-    if card["external"]:
+    if card.get("external"):
         card["not_measured"].pop("external", None)
     return _written(package, kept, card)
 
@@ -213,6 +214,7 @@ def _card(
         "external": [],
         "data": {
             **{"name": catalogue.name, "digest": catalogue.digest, "slices": len(trained), "pictures": len(trained)},
+            "run_digest": facts["data"]["digest"],  # with the further sets
             "sha256": " ".join(files_of(wide.table, every)),
             "sets": sets_of(recipe, facts, wide),
         },
@@ -278,7 +280,9 @@ def _check(
     for one in scored:
         other = json.loads((one / "environment.json").read_text())
         _need_the_same_recipe(one, other, recipe, run)
-        if other["data"]["digest"] == facts["data"]["digest"]:
+        data = {"name": catalogue.name, "digest": catalogue.digest, "run_digest": facts["data"]["digest"]}
+        _need_the_same_data(one, other, data, run)
+        if other["protocol"] != "external":
             _need_the_same_folds(one, recipe, other, catalogue)
             if other["protocol"] == "patient-cv":
                 cv.append(one)
@@ -296,6 +300,21 @@ def _need_the_same_recipe(run: Path, facts: dict[str, Any], recipe: Recipe, of: 
         raise RunMismatch(f"{run}: another recipe than {of}; its scores would not be this model's.")
 
 
+def _need_the_same_data(run: Path, facts: dict[str, Any], data: dict[str, Any], of: Path) -> None:
+    """Raise `RunMismatch` where a run was trained on other data than a card's, `data`; under external on another main set."""
+    if facts["protocol"] != "external":
+        same = facts["data"]["digest"] == data.get("run_digest", data["digest"])
+    elif "sets" in facts:
+        same = facts["sets"][0]["digest"] == data["digest"]
+    else:  # runs of before have one digest, of the set that was tested on too, and the names of all
+        same = facts["data"]["name"].startswith(f"{data['name']} with ")
+    if not same:
+        raise RunMismatch(
+            f"{run}: trained on {facts['data']['name']}, other data than {of}, which is of {data['name']}. "
+            "Train it on the same --data."
+        )
+
+
 def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> None:
     """Raise `RunMismatch` where the catalogue has learnt of pictures or patients since; held-out slices would not be held out."""
     wide, further = with_rows(recipe, catalogue)
@@ -310,13 +329,13 @@ def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catal
 def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
     """Test scores under each protocol with intervals, the memoriser's beside them."""
     rows = [row for row in comparison_rows(scored) if row["part"] == "test"]
+    runs = {key: [one["run"] for one in several] for key, several in by_model(scored).items()}
     kept = ("accuracy", "balanced_accuracy", "f1_weighted", "presence_auc", "type_balanced_accuracy")
     found = []
     for row in rows:
         missed = [
             float((tumours["p_notumor"] >= tumours[PROBABILITIES].max(axis=1)).mean())
-            for run in scored
-            if all(evaluate_run(run)[name] == row[name] for name in ("protocol", "test_set"))
+            for run in runs[row["model"], row["protocol"], row["test_set"]]
             for tumours in [_test_tumours(run)]
             if len(tumours)
         ]

@@ -85,7 +85,18 @@ def open_run(
     leak = [fold.leak for fold in made if fold.leak]
     external = {"external": left_out} if recipe.external else {}
     origin = {"masks_from": masks_from} if masks_from else {}
-    facts = {"folds": parts, **external, **origin, "leak": leak, "device": device, **_contract(recipe), **environment()}
+    # The data's digest is of all sets together, and one of them may be tested on alone.
+    sets = {"sets": [{"name": one.name, "digest": one.digest} for one in catalogue.sets]} if catalogue.parts else {}
+    facts = {
+        "folds": parts,
+        **sets,
+        **external,
+        **origin,
+        "leak": leak,
+        "device": device,
+        **_contract(recipe),
+        **environment(),
+    }
     write_json(file, {**identity, **facts})
 
 
