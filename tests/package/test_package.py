@@ -86,6 +86,7 @@ def test_the_card_names_the_sets_that_it_was_trained_on_with_their_licences(made
     slices, masks = known_sets()
     told = model_card({**package.card, "data": {**package.card["data"], "sets": [slices, masks]}})
     assert f"Masks of {CARDS['figshare'].title}; licence CC BY 4.0: {CARDS['figshare'].url}." in told.splitlines()
+    assert load_package().card["data"]["sets"] == [slices, masks]
 
 
 def known_sets():
