@@ -117,6 +117,8 @@ class Classifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # A thread of the graph that waits in a loop takes the core that the next slices are read on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.package = package
         try:
             self._session = onnxruntime.InferenceSession(package.graph, options, providers=["CPUExecutionProvider"])
