@@ -13,7 +13,7 @@ import typer
 from tumorscope.cli.common import counting, say
 
 if TYPE_CHECKING:
-    from tumorscope.inference.record import Record
+    from tumorscope.inference.record import Journal, Record
 
 
 class Format(StrEnum):
@@ -62,7 +62,7 @@ def predict(
     import warnings
 
     from tumorscope.errors import InputRejected
-    from tumorscope.files import check_folder, check_target
+    from tumorscope.files import check_folder
     from tumorscope.inference.batch import expand, with_maps
     from tumorscope.inference.classifier import Classifier
     from tumorscope.inference.reading import READING, read_stream
@@ -74,9 +74,7 @@ def predict(
         check_folder(folder)
     names = expand(paths, say)
     if out:
-        check_target(out)
-        if out.exists() and out.resolve() in {Path(name).resolve() for name in names}:
-            raise InputRejected("--out", out, "a file that is read", "Choose another for the findings.")
+        _need_free(out, names)
     classifier = Classifier.load(model)
     if masks and classifier.package.card["map"] != "regions":
         raise InputRejected(
@@ -85,16 +83,7 @@ def predict(
     settings = [classifier.package.sha256, str(READING), plane.value, str(force), str(error_rate)]
     settings += map(str, folders.items())
     journal = Journal(out, settings, names, numbered=bool(folders)) if out else None
-    for file in journal.others() if journal else []:
-        typer.echo(
-            f"{file}: kept from a call with other options. The same call goes on with it; else it can be deleted.",
-            err=True,
-        )
-    if journal and journal.done:
-        typer.echo(f"Going on after {journal.done:,} of {len(names):,} files.", err=True)
-    for folder in folders.values():
-        if folder.is_dir() and any(folder.iterdir()) and not (journal and journal.done):
-            say(f"{folder} holds files already: maps of other slices stay in it. Findings as JSON or CSV name theirs.")
+    _tell_of_before(journal, [*folders.values()], len(names))
     done = len(journal.records()) if journal else 0
     left = [names[number] for number in journal.left] if journal else names
     items = [read_stream(sys.stdin.buffer) if path == "-" else path for path in left]
@@ -111,7 +100,7 @@ def predict(
                 for _ in journal.follow(records):
                     count(journal.done, len(names))
         except KeyboardInterrupt:
-            typer.echo("What was answered is kept: the same command goes on.", err=True)
+            say("What was answered is kept: the same command goes on.")
             raise
         written: dict[str, Callable[[list[Record]], str]] = {"json": as_json, "csv": as_csv}
         journal.finish(written.get(format_.value, partial(as_table, error_rate=rate)))
@@ -124,6 +113,28 @@ def predict(
         typer.echo(f"{name}: {folder}", err=True)
     if bad:
         raise typer.Exit(1)
+
+
+def _need_free(out: Path, names: list[str]) -> None:
+    """Raise where findings would take the place of what is no file, or of a file that is read."""
+    from tumorscope.errors import InputRejected
+    from tumorscope.files import check_target
+
+    check_target(out)
+    if out.exists() and out.resolve() in {Path(name).resolve() for name in names}:
+        raise InputRejected("--out", out, "a file that is read", "Choose another for the findings.")
+
+
+def _tell_of_before(journal: "Journal | None", folders: list[Path], total: int) -> None:
+    """Say what earlier calls have left: findings of this one, part files of others, maps in the folders for them."""
+    for file in journal.others() if journal else []:
+        say(f"{file}: kept from a call with other options. The same call goes on with it; else it can be deleted.")
+    if journal and journal.done:
+        say(f"Going on after {journal.done:,} of {total:,} files.")
+        return
+    for folder in folders:
+        if folder.is_dir() and any(folder.iterdir()):
+            say(f"{folder} holds files already: maps of other slices stay in it. Findings as JSON or CSV name theirs.")
 
 
 def _table(error_rate: float, records: Iterator["Record"]) -> int:

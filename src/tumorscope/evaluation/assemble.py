@@ -19,7 +19,7 @@ from tumorscope.evaluation.evaluate import (
     differences,
     leak_notes,
     pooled_intervals,
-    test_set_of,
+    tested_on,
     why_unscored,
 )
 from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
@@ -75,7 +75,7 @@ def left_apart(runs: Sequence[Path], catalogue: Catalogue) -> dict[Path, str]:
             scored = read_predictions(run)
             # Validation slices may be of a further set that the recipe names, and none of them is shown.
             if not known.issuperset(scored.loc[scored["part"] == "test", "path"]):
-                other = test_set_of(run, scored)
+                other = tested_on(run, scored)
                 data = "--data alone" if other is None else f"--data, and {other} with --test-data"
                 why = f"scored on slices that {catalogue.name} does not hold. Give the run's {data}."
         if why:

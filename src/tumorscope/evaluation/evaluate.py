@@ -26,7 +26,7 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         raise DataNotFound(f"{run}: {why}")
     predictions = read_predictions(run)
     facts = _facts(run)
-    facts["test_set"] = test_set_of(run, predictions)
+    facts["test_set"] = tested_on(run, predictions)
     scores = {**facts, **{part: _part(predictions[predictions["part"] == part]) for part in PARTS}}
     scores["presence_at_threshold"] = presence_at_threshold(predictions)
     floor = memoriser_of(run)
@@ -123,7 +123,7 @@ def _best_threshold(ill: pd.Series, well: pd.Series) -> float:
     return float(edges[best[len(best) // 2]])
 
 
-def test_set_of(run: Path, predictions: pd.DataFrame) -> str | None:
+def tested_on(run: Path, predictions: pd.DataFrame) -> str | None:
     """Name of the other set that a run under external was tested on; None elsewhere, where the test is part of the data."""
     if _facts(run)["protocol"] != "external":
         return None

@@ -111,13 +111,14 @@ def before(one: Slice, head: np.ndarray, limits: dict[str, Any], known: "Likenes
             refused.append(f"{_beyond(name, value, bounds['refuse'])}. It does not look like a head in MR.")
         elif not bounds["warn"][0] <= value <= bounds["warn"][1]:
             warned.append(f"{_beyond(name, value, bounds['warn'])}: unusual")
-    away = float(known.distances(layout(head)[None])[0])
+    laid = layout(head)[None]
+    away = float(known.distances(laid)[0])
     text = f"laid out unlike the training slices by {away:.2f}; known slices reach {limits['layout']['refuse']:.2f}"
     if away > limits["layout"]["refuse"]:
         refused.append(f"{text}. It does not look like a head in MR, or lies otherwise.")
     elif away > limits["layout"]["warn"]:
         warned.append(f"{text}: unusual")
-    ratio, way = (values[0] for values in turned(layout(head)[None], known))
+    ratio, way = (values[0] for values in turned(laid, known))
     if ratio > limits["turned"]:
         warned.append(f"it may lie wrongly: {TURNS[way]} it would be {ratio:.2f} times as near to known slices")
     echo, most = ghosting(head), limits["ghosting"]
