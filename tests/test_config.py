@@ -43,7 +43,7 @@ def test_the_student_reports_settings():
     ("key", "allowed"),
     [
         ("colour", TOP),
-        ("training.epoch", "epochs, batch_size, threads, mirror_average, precision"),
+        ("training.epoch", "epochs, batch_size, threads, members, mirror_average, precision"),
         ("imbalance.targets.glioma.number", "share, of, count"),
     ],
 )

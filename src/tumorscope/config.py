@@ -305,12 +305,14 @@ class Regions(_Part):
 class Training(_Part):
     """Length and size of the run. `threads` is part of a recipe because sums differ in their last bits with it.
 
+    members : networks that are trained apart, each with a seed of its own, and answer together with their mean
     precision : 32, or bf16 for mixed precision (weights and sums stay in 32 bits)
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    members: Annotated[int, Field(ge=1, le=32)] = 1
     mirror_average: bool = False
     precision: Literal["32", "bf16"] = "32"
 

@@ -294,3 +294,61 @@ def test_a_region_model_trains_on_every_picture_and_scores_nothing(phantom, tmp_
     counts = json.loads((run / "environment.json").read_text())["folds"][0]
     assert counts == {"train": len(phantom.table), "validation": 0, "test": 0}
     assert (run / "fold-0" / "weights.safetensors").exists()
+
+
+def test_members_are_trained_apart_and_answer_together(phantom, tmp_path, monkeypatch):
+    """The first is the network that one alone would be; answers are the mean of chances, maps that of logits, by hand."""
+    import torch
+
+    from tumorscope.training import loop
+    from tumorscope.training.network import load_network
+
+    (one,) = train(load_recipe("region_unet", TINY), phantom, "official", [0], runs=tmp_path / "one", workers=1)
+    recipe = load_recipe("region_unet", {**TINY, "training.members": 2})
+    (two,) = train(recipe, phantom, "official", [0], runs=tmp_path / "two", workers=1)
+    alone = load_network(one / "fold-0", load_recipe(one / "recipe.toml")).network
+    together = load_network(two / "fold-0", recipe)
+    first, second = together.network.members
+    weights = [part.state_dict() for part in (alone, first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+    slices = torch.from_numpy(pixels(phantom, 32, crop="head")[:5].copy())[:, None]
+    with torch.inference_mode():
+        seen = together.scale(slices)
+        parts = [member.explained(seen) for member in (first, second)]
+        answers, maps = together(slices, regions=True)
+        explained = together.network.explained(seen)
+        assert torch.equal(together(slices), answers)
+    by_hand = np.mean([np.exp(part[0].numpy()) for part in parts], axis=0)
+    np.testing.assert_allclose(np.exp(answers.numpy()), by_hand, atol=1e-6)
+    np.testing.assert_allclose(maps.numpy(), (parts[0][1] + parts[1][1]).numpy() / 2, atol=1e-5)
+    assert torch.equal(explained[0], answers)
+    assert torch.equal(explained[2], parts[0][2])
+
+    history = pd.read_csv(two / "fold-0" / "history.csv")
+    assert history[["member", "epoch"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
+    assert not list((two / "fold-0").glob("checkpoint*"))
+
+    save, told = loop.save_checkpoint, []
+
+    def stop_in_the_second(path, state):
+        save(path, state)
+        if path.name == "checkpoint-1.safetensors":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", stop_in_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, phantom, "official", [0], runs=tmp_path / "cut", workers=1)
+    asked = (recipe, phantom, "official", [0])
+    (again,) = train(*asked, runs=tmp_path / "cut", workers=1, resume=True, report=told.append)
+    assert (again / "predictions.csv").read_bytes() == (two / "predictions.csv").read_bytes()
+    epochs = [(event.done, event.total) for event in told if event.unit == "epochs" and not event.finished]
+    assert epochs == [(4, 4)]
+
+
+def test_heads_on_stored_features_have_no_members(phantom, tmp_path):
+    recipe = load_recipe("vgg16", {"model.backbone.weights": "none", "training.members": 2})
+    with pytest.raises(RecipeError, match=r"training\.members: heads on stored features"):
+        train(recipe, phantom, "official", [0], runs=tmp_path, workers=1)

@@ -110,7 +110,8 @@ def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSectio
     first = several[0]["run"]
     recipe = load_recipe(first / "recipe.toml")
     predictions = read_predictions(first)
-    histories = [pd.read_csv(file) for one in several for file in sorted(one["run"].glob("fold-*/history.csv"))]
+    files = [file for one in several for file in sorted(one["run"].glob("fold-*/history.csv"))]
+    histories = [history for file in files for history in _histories(file)]
     layers = layer_table(build(drawn_at_random(recipe.model), recipe.input.size), recipe.input.size)
     return ModelSection(
         name=recipe.name,
@@ -127,6 +128,12 @@ def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSectio
         rates=[planned for history in histories if (planned := _rates(recipe, history))],
         synthetic=_synthetic(recipe, first, catalogue),
     )
+
+
+def _histories(file: Path) -> list[pd.DataFrame]:
+    """Of a fold's history.csv, one for each network that it has."""
+    history = pd.read_csv(file)
+    return [part for _, part in history.groupby("member")] if "member" in history else [history]
 
 
 def _rates(recipe: Recipe, history: pd.DataFrame) -> list[float]:

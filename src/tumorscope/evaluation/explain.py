@@ -32,7 +32,7 @@ from tumorscope.models.regions import RegionNetwork, evidence_of
 from tumorscope.models.registry import drawn_at_random
 from tumorscope.models.residual import ResidualNetwork
 from tumorscope.training.identity import environment
-from tumorscope.training.network import SliceNetwork, load_network
+from tumorscope.training.network import Members, SliceNetwork, load_network
 from tumorscope.training.runs import facts_of, masks_of, read_predictions
 from tumorscope.transforms.augment import blurred
 
@@ -164,20 +164,26 @@ def _own(module: SliceNetwork, pixels: Tensor, answers: Tensor) -> Tensor:
     network: Any = module.network
     with torch.no_grad():
         _, maps, _ = network.explained(module.scale(pixels))
-    if isinstance(network, RegionNetwork):
+    if isinstance(_first(network), RegionNetwork):
         return evidence_of(maps).double().sigmoid()  # in float32 sure pixels would all be one
     return _enlarged(maps[torch.arange(len(maps)), answers].clamp_min(0), pixels.shape[-1])
 
 
+def _first(network: nn.Module) -> nn.Module:
+    return network.members[0] if isinstance(network, Members) else network
+
+
 def _has_map(network: nn.Module) -> bool:
     """Whether the network has a map of its own; a backbone has one below a pooling head alone."""
+    network = _first(network)
     if isinstance(network, BackboneNetwork):
         return network.backbone.head in POOLING
     return isinstance(network, RegionNetwork | ResidualNetwork)
 
 
 def _layer(network: nn.Module) -> nn.Module:
-    """Where methods look: the last features over places that the answer is made of."""
+    """Where methods look: the last features over places that the answer is made of, of members those of the first."""
+    network = _first(network)
     if isinstance(network, RegionNetwork):
         return network.encoder.deepest
     if isinstance(network, ResidualNetwork):

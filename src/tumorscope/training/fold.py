@@ -86,8 +86,9 @@ def train_fold(job: Job, report: Report) -> None:
 
     def note(row: dict[str, float], finished: bool = False) -> None:
         if fabric.is_global_zero:
-            work, epochs = f"{job.run.name} fold {job.fold.index}", job.recipe.training.epochs
-            report(Event(work, int(row["epoch"]), epochs, row=row, finished=finished))
+            work, training = f"{job.run.name} fold {job.fold.index}", job.recipe.training
+            done = int(row["epoch"] + row.get("member", 0) * training.epochs)
+            report(Event(work, done, training.epochs * training.members, row=row, finished=finished))
 
     masks = None if job.masks is None else np.load(job.masks, mmap_mode="r")
     module, history = fit(
@@ -105,7 +106,8 @@ def train_fold(job: Job, report: Report) -> None:
         if masks is not None and job.recipe.model.name == "region_unet":
             _write_regions(job, module, masks, fabric)
         _write_fold(job, module, history, fabric)
-        checkpoint.unlink(missing_ok=True)
+        for file in job.folder.glob(f"{checkpoint.stem}*{checkpoint.suffix}"):
+            file.unlink()
     fabric.barrier()
     note(history[-1], finished=True)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import trunk_of
 from tumorscope.training.checkpoint import State, copy_weights, load_checkpoint, save_checkpoint
 from tumorscope.training.losses import make_loss, region_loss
-from tumorscope.training.network import FeatureNetwork, Shape, SliceNetwork, in_turn
+from tumorscope.training.network import FeatureNetwork, Members, Shape, SliceNetwork, in_turn
 from tumorscope.training.schedules import rate
 from tumorscope.transforms.augment import apply, apply_to_masks, draw, mixed_loss
 from tumorscope.transforms.counterfactual import apply_counterfactual, draw_counterfactual
 from tumorscope.transforms.oversample import oversample
 
 Epoch = dict[str, float]
+#: From the seed of one member to that of the next, so that no run's further members are another run's first.
+BETWEEN_MEMBERS = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,20 @@ def fit(
     them), float32 (n, views, d), are given in the place of images
     checkpoint : file written after every epoch; where it exists training goes on from it
     report : called with each epoch's row; after_epoch : with the epoch and the network, for analyses
+
+    Of a recipe with members the first is trained as one alone with this seed would be, and rows say whose they are.
     """
+    if recipe.training.members > 1:
+        return _fit_members(
+            *(recipe, seed, training, validation),
+            masks=masks,
+            features=features,
+            fabric=fabric,
+            checkpoint=checkpoint,
+            report=report,
+            after_epoch=after_epoch,
+            classes=classes,
+        )
     with reproducible(seed, recipe.training.threads, fabric.device):
         if recipe.needs_masks and (masks is None or recipe.imbalance.method != "none"):
             missing = "needs tumour masks" if masks is None else "has masks, which oversampling has none for"
@@ -118,6 +134,44 @@ def fit(
         if state.best:
             module.load_state_dict(state.best)
         return module.eval(), state.history
+
+
+def _fit_members(
+    recipe: Recipe,
+    seed: int,
+    training: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    *,
+    features: Shape | None,
+    checkpoint: Path | None,
+    report: Callable[[Epoch], None],
+    **given: Any,
+) -> tuple[nn.Module, list[Epoch]]:
+    """As `fit`: one member after the other. A finished one's checkpoint stays, so that going on begins behind it."""
+    if features or recipe.frozen:
+        raise RecipeError(f"{recipe.name}: training.members: heads on stored features have none; set 1")
+    alone = recipe.model_copy(update={"training": recipe.training.model_copy(update={"members": 1})})
+    modules: list[Any] = []
+    history: list[Epoch] = []
+    for member in range(recipe.training.members):
+        note = partial(_note_member, member, report)
+        file = checkpoint and checkpoint.with_name(f"{checkpoint.stem}-{member}{checkpoint.suffix}")
+        module, rows = fit(
+            *(alone, seed + member * BETWEEN_MEMBERS, training, validation),
+            features=None,
+            checkpoint=file,
+            report=note,
+            **given,
+        )
+        modules.append(module)
+        history += [{"member": member, **row} for row in rows]
+    whole: Any = modules[0]  # the scalers are the same: they know the training part alone
+    whole.network = Members([module.network for module in modules])
+    return whole.eval(), history
+
+
+def _note_member(member: int, report: Callable[[Epoch], None], row: Epoch) -> None:
+    report({"member": member, **row})
 
 
 def predict(module: nn.Module, images: Tensor, mirror_average: bool = False) -> Tensor:

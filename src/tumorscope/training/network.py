@@ -1,5 +1,6 @@
 """What is trained, stored and run: a scaler and a network, or a head on a frozen backbone's stored features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class SliceNetwork(nn.Module):
     def __init__(self, recipe: Recipe, training: Tensor | None = None, classes: int = len(CLASSES)) -> None:
         super().__init__()
         self.scale = Scaler(recipe, training)
-        self.network = build(recipe.model, recipe.input.size, classes)
+        networks = [build(recipe.model, recipe.input.size, classes) for _ in range(recipe.training.members)]
+        self.network = networks[0] if len(networks) == 1 else Members(networks)
 
     def forward(self, images: Tensor, regions: bool = False) -> Any:
         """Logits (n, classes) of uint8 or float images (n, 1, s, s) in 0..255; of a region model also its pixels' logits."""
@@ -75,6 +77,31 @@ class SliceNetwork(nn.Module):
     def mirrored(self, images: Tensor) -> Tensor:
         """The slices left to right."""
         return images.flip(3)
+
+
+class Members(nn.Module):
+    """Networks of one recipe that were trained apart and answer together (Lakshminarayanan et al. 2017, arXiv:1612.01474)."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor, regions: bool = False) -> Any:
+        """Logs of the members' mean probabilities (n, classes); with `regions` also the mean of their pixels' logits."""
+        if not regions:
+            return _mean_answer([member(images) for member in self.members])
+        answers = [member(images, regions=True) for member in self.members]
+        return _mean_answer([slices for slices, _ in answers]), torch.stack([pixels for _, pixels in answers]).mean(0)
+
+    def explained(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Answer and map as above, and the first member's embedding, since places in those of others mean other things."""
+        parts: list[Any] = [member.explained(images) for member in self.members]  # type: ignore[operator]
+        slices, maps, embeddings = zip(*parts, strict=True)
+        return _mean_answer(slices), torch.stack(maps).mean(0), embeddings[0]
+
+
+def _mean_answer(logits: Sequence[Tensor]) -> Tensor:
+    return torch.stack([one.softmax(1) for one in logits]).mean(0).clamp_min(1e-12).log()
 
 
 class FeatureNetwork(nn.Module):
