@@ -114,7 +114,7 @@ def relisted(table: pd.DataFrame, files: list[bytes]) -> pd.DataFrame:
     return table.assign(
         **{
             name: [getattr(one, name) for one in facts]
-            for name in ("width", "height", "mode", "format", "quantisation")
+            for name in ("width", "height", "mode", "format", "quantisation", "rules")
         },
         bytes=[len(file) for file in files],
     )

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tumorscope.cli.main import app
 from tumorscope.data.cache import path_of, pixels
 from tumorscope.data.catalogue import load_catalogue, threaded
-from tumorscope.data.decode import _percentile, crop_to_head, decode
+from tumorscope.data.decode import _percentile, crop_to_head, decode, decode_mask, shrink
 from tumorscope.errors import DataNotFound, InputRejected
 
 
@@ -184,6 +184,59 @@ def test_sets_of_deep_slices_have_another_digest_than_before_and_others_the_same
         inner = hashlib.sha256(file.read_bytes()).hexdigest()
         before = hashlib.sha256(f"{inner}/2".encode()).hexdigest()[:16]
         assert (load_catalogue(tmp_path / name).digest == before) == (name == "shallow")
+
+
+UPRIGHT = {
+    1: lambda grey: grey,
+    2: np.fliplr,
+    3: lambda grey: grey[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda grey: np.rot90(grey, -1),
+    7: lambda grey: grey[::-1, ::-1].T,
+    8: np.rot90,
+}
+
+
+def oriented(array: np.ndarray, lies: int, kind: str = "PNG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = lies
+    return encoded(array, kind, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("lies", UPRIGHT)
+def test_an_image_is_turned_as_its_exif_says(lies, kind):
+    """What stands first in the file is shown at the top left, mirrored or not, or after a quarter turn (EXIF 2.32, 4.6.4)."""
+    stored = np.zeros((16, 32), np.uint8)
+    stored[:8, :8] = 255
+    one = decode(oriented(stored, lies, kind))
+    shown = UPRIGHT[lies](stored)
+    assert (one.height, one.width) == one.grey.shape == shown.shape
+    assert np.abs(one.grey.astype(int) - shown).max() <= (0 if kind in ("PNG", "TIFF") else 40)
+    assert one.format == kind
+    assert one.rules == ("upright" if lies > 1 and kind != "TIFF" else "")  # Pillow has turned TIFF before
+    mask = decode_mask(oriented((stored > 0).astype(np.uint8), lies, kind if kind == "TIFF" else "PNG"))
+    np.testing.assert_array_equal(mask, shown > 0)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12", b"no exif at all"])
+def test_an_image_of_damaged_exif_is_taken_as_stored(exif):
+    np.testing.assert_array_equal(decode(encoded(noise(), exif=exif)).grey, noise())
+
+
+def test_sets_of_turned_slices_have_another_digest_than_before_and_their_sides_as_shown(tmp_path):
+    """By hand, with sha256 of the file; a set of slices that lie as they are stored keeps its digest."""
+    for lies in (1, 6):
+        file = tmp_path / f"lies-{lies}" / "glioma" / "a.png"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(oriented(noise()[:20], lies))
+        catalogue = load_catalogue(tmp_path / f"lies-{lies}")
+        inner = hashlib.sha256(file.read_bytes()).hexdigest()
+        told = hashlib.sha256(f"{inner}/2{'/upright' * (lies == 6)}".encode()).hexdigest()[:16]
+        assert load_catalogue(tmp_path / f"lies-{lies}").digest == catalogue.digest == told
+        assert catalogue.table.loc[0, ["width", "height"]].tolist() == ([20, 40] if lies == 6 else [40, 20])
+        np.testing.assert_array_equal(pixels(catalogue, 40)[0], shrink(UPRIGHT[lies](noise()[:20]), 40))
 
 
 @pytest.mark.parametrize(

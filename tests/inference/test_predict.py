@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom.data import get_testdata_file
 from sklearn.metrics import roc_auc_score
 from tests.inference.test_reading import CROSSED, dicom, volume
@@ -419,6 +419,21 @@ def test_masks_are_the_pixels_that_are_more_likely_tumour_than_not(tmp_path):
     (written,) = (tmp_path / "masks").iterdir()
     assert written.name == "00008-a_b.png-mask.png"
     assert np.asarray(Image.open(written)).tolist() == [[0, 0, 255], [255, 0, 255]]
+
+
+def test_heat_and_mask_lie_on_a_turned_slice_as_viewers_show_it(tmp_path):
+    """Bright at the top left as stored, and by EXIF (6) to be turned to the right: at the top right."""
+    stored, exif, file = np.zeros((16, 32), np.uint8), Image.Exif(), tmp_path / "a.png"
+    stored[:8, :8] = 255
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(file, exif=exif)
+    (one,) = read_slices("a.png", file.read_bytes())
+    found = Finding("a.png", "accepted", heat=one.grey, grey=one.grey)
+    (kept,) = with_maps(iter([found]), tmp_path / "heat", tmp_path / "mask")
+    shown = ImageOps.exif_transpose(Image.open(file))
+    np.testing.assert_array_equal(np.asarray(Image.open(kept.mask)), np.asarray(shown))
+    np.testing.assert_array_equal(np.asarray(shown)[:8, 8:], 255)
+    assert Image.open(kept.heatmap).size == shown.size == (16, 32)
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope import home
-from tumorscope.data.decode import DEEP, check_side, crop_to_head, decode, shrink
+from tumorscope.data.decode import check_side, crop_to_head, decode, shrink
 from tumorscope.data.known import fill
 from tumorscope.data.layout import PLANNING, Layout, Planned, plan
 from tumorscope.data.sources import Source, check, fingerprint, open_source, readable
@@ -26,6 +26,7 @@ from tumorscope.files import replacing, write_json
 COLUMNS = (
     *("path", "label", "split", "source", "patient", "picture", "sha256", "pixels_sha256", "width", "height"),
     *("mode", "format", "bytes", "quantisation", "mask", "mask_sha256", "plane", "patient_group", "fold"),
+    "rules",
 )
 #: Raised when a row or a pixel would come out differently, so that older caches are not taken for new ones.
 FORMAT = 2
@@ -59,7 +60,7 @@ class Catalogue:
     @property
     def digest(self) -> str:
         """16 hex digits over the bytes of every slice in order: what pixel caches and runs are bound to."""
-        return digest_of(self.table["sha256"], deep=bool(self.table["mode"].str.startswith(DEEP).any()))
+        return digest_of(self.table["sha256"], self.table["rules"])
 
     @property
     def sets(self) -> tuple["Catalogue", ...]:
@@ -71,10 +72,10 @@ class Catalogue:
         return open_source(self.origin)
 
 
-def digest_of(hashes: Iterable[str], deep: bool = False) -> str:
-    """16 hex digits of a set whose slices have these sha256, in order. deep : whether some have more than 8 bits"""
-    # What deep slices come out as has changed once; that of 8 bits has not.
-    read = f"{FORMAT}/windowed" if deep else FORMAT
+def digest_of(hashes: Iterable[str], rules: Iterable[str]) -> str:
+    """16 hex digits of a set whose slices have these sha256 and `Decoded.rules`, in order."""
+    # What slices under such a rule come out as has changed once; that of others has not.
+    read = "/".join([str(FORMAT), *sorted({rule for one in rules for rule in one.split()})])
     return hashlib.sha256(f"{''.join(hashes)}/{read}".encode()).hexdigest()[:16]
 
 
@@ -334,7 +335,7 @@ def _read_slice(item: Planned, sizes: tuple[int, ...], crop: str) -> Outcome:
         "bytes": len(content),
         **{
             name: getattr(image, name)
-            for name in ("pixels_sha256", "width", "height", "mode", "format", "quantisation")
+            for name in ("pixels_sha256", "width", "height", "mode", "format", "quantisation", "rules")
         },
     }
     grey = crop_to_head(image.grey) if crop == "head" else image.grey

@@ -4,9 +4,11 @@ Depths: 8-bit grey stays; colour and palette go to luma (ITU-R 601, Pillow's "L"
 bits are values without a window, and get that of `data.window`; an 8-bit slice stored as 16-bit (x257) comes back unchanged.
 A TIFF whose 0 is white is turned round, at every depth.
 
-Pixels are taken as stored: an EXIF orientation is not applied. A file of several frames is refused, since it is no slice.
+Pixels are turned as the file's EXIF orientation says, as viewers show them. A file of several frames is refused, since it is no
+slice.
 """
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from tumorscope.data.window import greys
 from tumorscope.errors import InputRejected
@@ -46,6 +48,7 @@ class Decoded:
     pixels_sha256 : of size and decoded RGB bytes, the same for two files with the same pixels
     quantisation : mean of the JPEG luminance table, NaN where there is none
     chroma : mean distance between the largest and smallest colour channel, 0 for grey to 255
+    rules : by which the pixels came out otherwise in earlier versions, in one text: upright (turned by EXIF), windowed (deep)
     """
 
     grey: np.ndarray
@@ -56,6 +59,7 @@ class Decoded:
     format: str
     quantisation: float
     chroma: float = 0.0
+    rules: str = ""
 
 
 Read = TypeVar("Read")
@@ -206,13 +210,25 @@ def _check_frames(image: Image.Image) -> None:
 
 
 def _facts(image: Image.Image) -> Decoded:
-    image.load()
+    turned = _turned_upright(image)
     grey, rgb = _pixels(image)
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + rgb).hexdigest()
     tables = getattr(image, "quantization", None)
     quantisation = float(np.mean(tables[min(tables)])) if tables else float("nan")
     facts = image.width, image.height, image.mode, image.format or "", quantisation
-    return Decoded(grey, digest, *facts, _chroma(image, rgb))
+    known = {"upright": turned, "windowed": image.mode.startswith(DEEP)}
+    rules = " ".join(rule for rule, holds in known.items() if holds)
+    return Decoded(grey, digest, *facts, _chroma(image, rgb), rules)
+
+
+def _turned_upright(image: Image.Image) -> bool:
+    """Turn an image as its EXIF orientation says; whether that was left to do, as it is but for TIFF, which Pillow loads so."""
+    image.load()
+    lies = 1
+    with contextlib.suppress(Exception):  # of damaged EXIF, which viewers pass over
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1)
+        ImageOps.exif_transpose(image, in_place=True)
+    return lies in range(2, 9)
 
 
 def _chroma(image: Image.Image, rgb: bytes) -> float:
@@ -237,6 +253,7 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, bytes]:
 
 
 def _levels(image: Image.Image) -> np.ndarray:
+    _turned_upright(image)
     if not image.mode.startswith(DEEP):
         return _pixels(image)[0]
     values = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -61,10 +61,10 @@ def score_package(
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
     found, damaged = _answers(classifier, source, planned, masked, progress)
     read = found[found["status"] != "error"].drop_duplicates("file")
-    digest = digest_of(read["sha256"], deep=bool(read["deep"].any()))
+    digest = digest_of(read["sha256"], read["rules"])
     seen = _in_training(found, classifier.package.card["data"], digest)
     found = found.assign(patient=found["patient"].where(found["patient"] != "", found["together"]), in_training=seen)
-    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256", "deep"])
+    found = found.drop(columns=["file", "patient_group", "fold", "together", "sha256", "rules"])
     data_facts = {"name": readable(source.path.stem), "digest": digest, "slices": len(found)}
     return found, {
         "package": classifier.package.card["name"],
@@ -103,7 +103,7 @@ def _row(item: Planned, sha256: str, one: Finding, labels: list[str]) -> dict[st
     return {
         **{"path": readable(one.path), "label": item.label, "source": item.source, "plane": item.plane or one.plane},
         **{"patient": item.patient, "patient_group": item.patient_group, "fold": item.fold, "picture": ""},
-        **{"file": item.path, "together": _together(one), "sha256": sha256, "deep": one.deep},
+        **{"file": item.path, "together": _together(one), "sha256": sha256, "rules": one.rules},
         **{"status": one.status, "answer": one.label},
         **{"reasons": joined(one.reasons), "set": " ".join(one.prediction_set)},
         **{f"p_{name}": (one.probabilities or {}).get(name, np.nan) for name in labels},

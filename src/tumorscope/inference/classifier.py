@@ -28,7 +28,7 @@ class Finding:
     status : accepted, warned, refused or error; label : the most likely class, "" where there is no answer
     probabilities : by class, calibrated; prediction_set : classes that cannot be ruled out at the package's error rate
     reasons : for a refusal, a warning or an error; series : the same for slices of one stack of a DICOM series, or ""
-    heat : uint8 (h, w) over the slice, where it was asked for; place, stored, deep : see `Slice`
+    heat : uint8 (h, w) over the slice, where it was asked for; place, stored, rules : see `Slice`
     heatmap, mask : files that they were written to, "" for none
     peak : row and column of the map's highest pixel before it is rounded to 256 levels, of which sure maps fill the last
     """
@@ -46,7 +46,7 @@ class Finding:
     peak: tuple[int, int] | None = None
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
-    deep: bool = False
+    rules: str = ""
     heatmap: str = ""
     mask: str = ""
 
@@ -311,7 +311,7 @@ def prediction_set(chance: np.ndarray, thresholds: dict[str, float], labels: lis
 
 
 def _finding(one: Slice, status: str, **answer: Any) -> Finding:
-    known = {name: getattr(one, name) for name in ("plane", "series", "place", "stored", "deep")}
+    known = {name: getattr(one, name) for name in ("plane", "series", "place", "stored", "rules")}
     return Finding(one.name, status, **known, **answer)
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tumorscope.data.decode import DEEP, FORMATS, NO_IMAGE, decode
+from tumorscope.data.decode import FORMATS, NO_IMAGE, decode
 from tumorscope.data.layout import starts_as_dicom
 from tumorscope.errors import InputRejected
 from tumorscope.inference.reading import dicom, matlab, nifti
 from tumorscope.inference.reading.slices import Slice
 
 #: Raised when a file's slices come out otherwise, so that answers kept from before are not gone on with.
-READING = 1
+READING = 2
 #: Bytes of a file.
 MAX_BYTES = 512 * 2**20
 #: What to do with a file of another kind.
@@ -47,7 +47,7 @@ def read_slices(name: str, content: bytes, *, plane: str = "axial", force: bool 
                 raise
             yield from _guarded(name, "DICOM", lambda: dicom.read(name, content, force))
             return
-        yield Slice(name, read.grey, read.chroma, deep=read.mode.startswith(DEEP))
+        yield Slice(name, read.grey, read.chroma, rules=read.rules)
 
 
 def _guarded(name: str, kind: str, read: Callable[[], Iterator[Slice]]) -> Iterator[Slice]:

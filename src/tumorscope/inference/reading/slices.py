@@ -73,7 +73,7 @@ class Slice:
     place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
     stored : how a DICOM slice lies in its file
     warned : what a DICOM file says that makes an answer doubtful
-    deep : whether it comes from an image of more than 8 bits
+    rules : of an image; see `Decoded`
     """
 
     name: str
@@ -84,7 +84,7 @@ class Slice:
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
     warned: tuple[str, ...] = ()
-    deep: bool = False
+    rules: str = ""
 
 
 def square(grey: np.ndarray, down: float, across: float) -> np.ndarray:
