@@ -340,6 +340,32 @@ def test_bits_above_those_stored_are_not_pixels():
     np.testing.assert_array_equal(read(dicom(marked, **window))[0].grey, read(dicom(stored, **window))[0].grey)
 
 
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("high", [11, 13, 15])
+def test_values_in_the_upper_bits_of_their_words_are_moved_down(high, signed):
+    """12 bits with 0, 2 or 4 below them, in which old files keep other things: -1000 to 980, or 1000 to 2980."""
+    values = np.arange(-1000, 1000, 20, dtype=np.int16).reshape(10, 10) + 2000 * (1 - signed)
+    below = high - 11
+    words = ((values & 0x0FFF).astype(np.uint16) << below) | np.uint16((1 << below) - 1)
+    tags = pydicom.Dataset()
+    tags.BitsStored, tags.HighBit, tags.PixelRepresentation = 12, high, signed
+    centre = 2000 * (1 - signed)
+    for syntax in (ExplicitVRLittleEndian, pydicom.uid.RLELossless):
+        file, buffer = pydicom.dcmread(io.BytesIO(dicom(words, WindowCenter=centre, WindowWidth=2001))), io.BytesIO()
+        if syntax == pydicom.uid.RLELossless:
+            file.compress(syntax)
+        file.update(tags)
+        file.save_as(buffer)
+        (one,) = read(buffer.getvalue())
+        np.testing.assert_array_equal(one.grey, np.round((values - centre + 0.5) / 2000 * 255 + 127.5))
+
+
+@pytest.mark.parametrize("high", [7, 16])
+def test_a_highest_bit_that_cannot_be_is_refused(high):
+    with pytest.raises(InputRejected, match=f"HighBit {high}; 11 to 15 by its header"):
+        read(dicom(RAMP, BitsStored=12, HighBit=high))
+
+
 def test_every_frame_is_a_slice():
     found = read(dicom(np.stack([RAMP, RAMP[::-1]]), WindowCenter=2000, WindowWidth=4000))
     assert [one.name for one in found] == ["a.dcm#1", "a.dcm#2"]

@@ -95,7 +95,7 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
         raise InputRejected(name, "more", f"at most {most:,} bytes inflated, by its header", "Export it again.")
     whole = _data_set(plain, PIXEL_DATA)
     check_frames(name, whole, frames, rows, columns)
-    stored = np.asarray(whole.pixel_array).reshape(frames, rows, columns)
+    stored = _values(name, whole).reshape(frames, rows, columns)
     shown, warned = _shown(stored, whole), _doubts(header)
     for index in _in_order(whole, frames):
         groups, grey = groups_of(whole, index), shown[index]
@@ -112,6 +112,22 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
             stored=lies,
             warned=warned,
         )
+
+
+def _values(name: str, whole: Any) -> np.ndarray:
+    """Stored values of all frames; those that old files keep in the upper bits of their words, by HighBit, are moved down."""
+    from pydicom.uid import RLELossless
+
+    syntax = whole.file_meta.TransferSyntaxUID
+    coded = syntax.is_encapsulated and syntax != RLELossless  # and says itself how many bits it has
+    allocated, bits = (int(whole.get(tag) or 16) for tag in ("BitsAllocated", "BitsStored"))
+    high = whole.get("HighBit")
+    if coded or "PixelData" not in whole or high in (None, bits - 1):
+        return np.asarray(whole.pixel_array)
+    if not bits <= high < allocated:
+        raise InputRejected(name, f"HighBit {high}", f"{bits - 1} to {allocated - 1} by its header", "Export it again.")
+    whole.BitsStored = high + 1
+    return np.asarray(whole.pixel_array) >> (high + 1 - bits)
 
 
 def _doubts(header: Any) -> tuple[str, ...]:
