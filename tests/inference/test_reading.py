@@ -903,6 +903,17 @@ def test_spacing_comes_from_the_affine_that_says_where_voxels_lie():
     assert read(image.to_bytes(), "v.nii")[0].grey.shape == (8, 12)
 
 
+@pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1)])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 1)])
+def test_a_volume_that_does_not_say_how_it_lies_is_warned_of(codes, shape):
+    """Either matrix says it, as its code tells."""
+    image = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(shape), np.eye(4) if any(codes) else None)
+    image.header["qform_code"], image.header["sform_code"] = codes
+    (one,) = read(image.to_bytes(), "v.nii")
+    said = ("no qform and no sform: how it lies is not known, and it may be mirrored or turned",)
+    assert one.warned == (said if codes == (0, 0) else ())
+
+
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1), (20, 24, 1, 1)])
 def test_a_single_slice_may_leave_its_third_axis_out(shape):
     content = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(shape), np.eye(4)).to_bytes()

@@ -17,6 +17,8 @@ HEADER = 540
 #: Axis of a volume in RAS order that each plane cuts.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 GZIP = b"\x1f\x8b"
+#: What is said of a volume whose header has neither matrix; nibabel takes its first axis to run from right to left.
+UNPLACED = "no qform and no sform: how it lies is not known, and it may be mirrored or turned"
 
 
 def is_nifti(name: str, content: bytes) -> bool:
@@ -52,6 +54,7 @@ def read(name: str, content: bytes, plane: str) -> Iterator[Slice]:
         raise InputRejected(name, f"{len(shape)} dimensions", "one volume a file", "Save one of them.")
     if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
         raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
+    warned = () if image.header["qform_code"] or image.header["sform_code"] else (UNPLACED,)
     stored = image.shape
     if len(stored) != 3:
         image = kind(np.asarray(image.dataobj, np.float32).reshape(shape[:3]), image.affine)
@@ -63,4 +66,4 @@ def read(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     for number, one in enumerate(slices):
         # Up is up or front, and the patient's right is on the left, as radiologists look at it.
         grey = square(one[::-1, ::-1].T, down, across)
-        yield Slice(f"{name}#{number + 1}", grey, plane=plane, place=(grid, number))
+        yield Slice(f"{name}#{number + 1}", grey, plane=plane, place=(grid, number), warned=warned)

@@ -72,7 +72,7 @@ class Slice:
     diffusion weight; no UID, which would lead back to the patient
     place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
     stored : how a DICOM slice lies in its file
-    warned : what a DICOM file says that makes an answer doubtful
+    warned : what a DICOM or NIfTI file says, or leaves out, that makes an answer doubtful
     rules : of an image; see `Decoded`
     """
 
