@@ -72,6 +72,30 @@ def test_two_external_sets_of_one_file_name_are_told_apart_by_the_digest(tmp_pat
     assert list(by_model([runs[0], runs[2]])) == [("baseline_cnn", "external", "archive")]
 
 
+def test_two_external_sets_of_one_file_name_are_told_apart_where_recipes_differ(tmp_path):
+    """improved_cnn is on another archive.zip than baseline_cnn; fast_cnn, with a further set, is on the same one."""
+
+    def made(recipe, tested_on, data, *further):
+        sets = [{"name": "a", "digest": "a" * 16}, {"name": "archive", "digest": tested_on * 16}, *further]
+        return made_run(
+            tmp_path / recipe,
+            recipe,
+            "external",
+            slices("archive", 8),
+            sets=sets,
+            data={"name": "a with archive", "digest": data * 16},
+        )
+
+    first = made("baseline_cnn", "1", "3")
+    same = made("fast_cnn", "1", "5", {"name": "more", "digest": "9" * 16})
+    assert [test_set for *_, test_set in by_model([first, same])] == ["archive", "archive"]
+    assert len(differences([first, same])) == 1
+    other = made("improved_cnn", "2", "4")
+    told = [test_set for *_, test_set in by_model([first, other])]
+    assert told == ["archive (33333333)", "archive (44444444)"]
+    assert differences([first, other]) == []
+
+
 def test_leaks_are_told_of_each_external_set_by_its_name(tmp_path):
     """Of 8 slices of a 3 are in training again, of 4 of b one, of the 4 under official two."""
     leaks = [

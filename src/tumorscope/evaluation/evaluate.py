@@ -147,19 +147,22 @@ Key = tuple[str, str, str | None]
 def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
     """Scores of the runs by `Key`, each a list over seeds with its folder under "run".
 
-    Recipes come in the order of the runs, the protocols of each from the kindest to the strictest. Where runs of one recipe are
-    of several external sets of one name, the start of the run's data digest stands behind it.
+    Recipes come in the order of the runs, the protocols of each from the kindest to the strictest. Where runs are of several
+    external sets of one name, the start of the run's data digest stands behind it.
     """
     scored = [{**evaluate_run(run), "run": run} for run in runs]
-    digests: dict[Key, set[str]] = {}
+    digests: dict[tuple[str | None, ...], set[str]] = {}
     for one in scored:
-        digests.setdefault(_key(one), set()).add(_digest(one["run"]))
+        data, tested = _digests(one["run"])
+        digests.setdefault(_key(one), set()).add(data)
+        # Of another recipe's data some may be other, and the test set the same.
+        digests.setdefault((one["test_set"],), set()).update(tested)
     # Files are often of one name, as Kaggle's downloads are.
-    several = {test_set for (_, _, test_set), found in digests.items() if test_set is not None and len(found) > 1}
+    several = {key[-1] for key, found in digests.items() if len(found) > 1} - {None}
     grouped: dict[Key, list[dict[str, Any]]] = {}
     for one in scored:
         if one["test_set"] in several:
-            one["test_set"] += f" ({_digest(one['run'])[:8]})"
+            one["test_set"] += f" ({_digests(one['run'])[0][:8]})"
         grouped.setdefault(_key(one), []).append(one)
     recipes, protocols = list(dict.fromkeys(recipe for recipe, *_ in grouped)), list(PROTOCOLS)
     order = sorted(grouped, key=lambda key: (recipes.index(key[0]), protocols.index(key[1])))
@@ -170,9 +173,12 @@ def _key(scores: dict[str, Any]) -> Key:
     return scores["recipe"], scores["protocol"], scores["test_set"]
 
 
-def _digest(run: Path) -> str:
-    """That of all the data of a run, the other set's too."""
-    return str(json.loads((run / "environment.json").read_text())["data"]["digest"])
+def _digests(run: Path) -> tuple[str, list[str]]:
+    """That of all the data of a run, the other set's too; and that of the set alone that it was tested on, where it says so."""
+    environment = json.loads((run / "environment.json").read_text())
+    # The main set stands first, and further ones of the recipe last.
+    tested = environment.get("sets", [])[1:2] if environment["protocol"] == "external" else []
+    return environment["data"]["digest"], [one["digest"] for one in tested]
 
 
 def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
