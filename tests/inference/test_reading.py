@@ -360,6 +360,12 @@ def test_values_in_the_upper_bits_of_their_words_are_moved_down(high, signed):
         np.testing.assert_array_equal(one.grey, np.round((values - centre + 0.5) / 2000 * 255 + 127.5))
 
 
+def test_values_that_need_no_upper_bit_stay_where_they_are_whatever_the_header_says():
+    window = {"WindowCenter": 2000, "WindowWidth": 4000, "BitsStored": 12}
+    careless, right = (read(dicom(RAMP % 4096, HighBit=high, **window))[0].grey for high in (15, 11))
+    np.testing.assert_array_equal(careless, right)
+
+
 @pytest.mark.parametrize("high", [7, 16])
 def test_a_highest_bit_that_cannot_be_is_refused(high):
     with pytest.raises(InputRejected, match=f"HighBit {high}; 11 to 15 by its header"):

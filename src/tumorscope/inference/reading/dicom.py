@@ -127,7 +127,10 @@ def _values(name: str, whole: Any) -> np.ndarray:
     if not bits <= high < allocated:
         raise InputRejected(name, f"HighBit {high}", f"{bits - 1} to {allocated - 1} by its header", "Export it again.")
     whole.BitsStored = high + 1
-    return np.asarray(whole.pixel_array) >> (high + 1 - bits)
+    values = np.asarray(whole.pixel_array)
+    # Values that need no bit above BitsStored lie at the bottom, whatever a careless header says.
+    lie_high = (values >= 1 << bits).any() or (values < -(1 << bits - 1)).any()
+    return values >> (high + 1 - bits) if lie_high else values
 
 
 def _doubts(header: Any) -> tuple[str, ...]:
