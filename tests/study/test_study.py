@@ -56,6 +56,16 @@ def test_an_unknown_row_is_refused_with_the_known_ones():
         chosen_rows(["best", "nothing"])
 
 
+def test_the_list_is_of_the_rows_that_are_asked_for():
+    def listed(*options: str) -> list[str]:
+        told = CliRunner().invoke(app, ["study", "run", "--list", *options], catch_exceptions=False)
+        return [line.split()[1] for line in told.output.splitlines()]
+
+    assert listed() == [row.name for row in all_rows()]
+    assert listed("--rows", "transfer") == [row.name for row in all_rows() if row.group == "transfer"]
+    assert listed("--rows", "compact", "--rows", "interest")[:2] == ["compact", "improved_head"]
+
+
 def test_a_row_whose_weights_are_not_here_is_listed_with_its_command_until_it_is_measured(tmp_path, monkeypatch):
     """ImageNet weights without cache and network; then with them; then without them again."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

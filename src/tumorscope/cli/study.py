@@ -43,15 +43,15 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--resume", help="Train rows anew, or go on with what is there (default).")
     ] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the rows.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the rows, all of them or those of --rows.")] = False,
 ) -> None:
     """Train the rows and write the table after each; what is finished is kept, so that it goes on after any stop."""
     from tumorscope.protocols import PROTOCOLS as KNOWN
     from tumorscope.study.rows import all_rows, chosen_rows
 
     if list_:
-        for row in all_rows():
-            typer.echo(f"{row.group:8} {row.name:24} {row.title}")
+        for row in chosen_rows(rows) if rows else all_rows():
+            typer.echo(f"{row.group:16} {row.name:24} {row.title}")
         return
     chosen = chosen_rows(rows or [])
     reference = next((row for row in all_rows() if row.name == against), None)
