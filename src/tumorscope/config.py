@@ -379,6 +379,8 @@ class Recipe(_Part):
             raise ValueError(
                 "a frozen backbone's features are computed once for all folds; normalise = backbone or unit"
             )
+        if self.frozen and self.training.members > 1:
+            raise ValueError("training.members: heads on a frozen backbone's stored features have none; set 1")
         if self.model.name == "region_unet" and backbone.head != Backbone.model_fields["head"].default:
             raise ValueError("model.backbone.head: a region model has a head of its own; take it out")
         if backbone.texture and not self.frozen:
@@ -517,7 +519,8 @@ def _explain(where: str, item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key; allowed here: {', '.join(_keys(item['loc'][:-1]))}"
     if item["type"] in ("missing", "value_error"):
-        return f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}"
+        parts = (where, key, item["msg"].removeprefix("Value error, "))  # what concerns the whole recipe has no key
+        return ": ".join(part for part in parts if part)
     return f"{where}: {key}: {item['msg']}, not {item['input']!r}"
 
 

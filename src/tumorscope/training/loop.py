@@ -142,14 +142,11 @@ def _fit_members(
     training: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     *,
-    features: Shape | None,
     checkpoint: Path | None,
     report: Callable[[Epoch], None],
     **given: Any,
 ) -> tuple[nn.Module, list[Epoch]]:
     """As `fit`: one member after the other. A finished one's checkpoint stays, so that going on begins behind it."""
-    if features or recipe.frozen:
-        raise RecipeError(f"{recipe.name}: training.members: heads on stored features have none; set 1")
     alone = recipe.model_copy(update={"training": recipe.training.model_copy(update={"members": 1})})
     modules: list[Any] = []
     history: list[Epoch] = []
@@ -158,7 +155,6 @@ def _fit_members(
         file = checkpoint and checkpoint.with_name(f"{checkpoint.stem}-{member}{checkpoint.suffix}")
         module, rows = fit(
             *(alone, seed + member * BETWEEN_MEMBERS, training, validation),
-            features=None,
             checkpoint=file,
             report=note,
             **given,
