@@ -87,12 +87,20 @@ def test_a_trained_run_answers_from_pixels_as_it_did_from_stored_features(name, 
 def test_stored_features_are_the_networks_own_and_are_made_once(tmp_path):
     data, chosen = tiny_catalogue(tmp_path), recipe(backbone={"head": "improved"})
     slices = input_file(data, chosen.input)
-    seen: list[tuple[int, int]] = []
-    stored = stored_features(chosen, slices, tmp_path, "cpu", lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (76, 76)
-    seen.clear()
-    assert stored_features(chosen, slices, tmp_path, "cpu", lambda done, total: seen.append((done, total))) == stored
-    assert not seen
+    told: list[tuple[str, int, int]] = []
+
+    def say(work: str):
+        return lambda done, total: told.append((work, done, total))
+
+    stored = stored_features(chosen, slices, tmp_path, "cpu", say)
+    assert told[-1] == ("Features of resnet10t", 76, 76)
+    told.clear()
+    assert stored_features(chosen, slices, tmp_path, "cpu", say) == stored
+    assert not told
+    # Texture beside the same features is work of its own: a pass over the slices, one over their mirrors.
+    textured = recipe(backbone={"head": "improved", "texture": {"levels": 8, "angles": [0.0]}})
+    assert stored_features(textured, slices, tmp_path, "cpu", say).maps == stored.maps
+    assert told == [("Texture", 76, 152), ("Texture", 152, 152)]
     from tumorscope.training.network import SliceNetwork
 
     whole = SliceNetwork(chosen).eval()

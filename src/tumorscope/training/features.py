@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,16 @@ def fold_recipe(recipe: Recipe, weights: str) -> Recipe:
 
 
 def stored_features(
-    recipe: Recipe, slices: Path, folder: Path, device: str, progress: Progress = lambda done, total: None
+    recipe: Recipe,
+    slices: Path,
+    folder: Path,
+    device: str,
+    say: Callable[[str], Progress] = lambda work: lambda done, total: None,
 ) -> Features:
     """Features of every slice in the file `slices`, uint8 (n, s, s), from `folder` where they are there already.
 
     device : "cpu" or "cuda", which computes them
+    say : gives for each piece of work, by its name, what is told of its progress
     Raises what `weights_of` raises.
     """
     backbone = recipe.model.backbone
@@ -85,9 +91,10 @@ def stored_features(
     )
     file = folder / f"features-{backbone.name}-{key}.npy"
     if not file.exists():
+        progress = say(f"Features of {backbone.name}")
         _compute(recipe, np.load(slices, mmap_mode="r"), source, file, device, progress)
     shape = np.load(file, mmap_mode="r").shape
-    texture = _texture(recipe, slices, folder) if backbone.texture else None
+    texture = _texture(recipe, slices, folder, say("Texture")) if backbone.texture else None
     weights = str(source.path.resolve()) if source else ""
     return Features(file, texture, (shape[2], shape[3], shape[4]), sha256, weights)
 
@@ -131,7 +138,7 @@ def _compute(
         del stored
 
 
-def _texture(recipe: Recipe, slices: Path, folder: Path) -> Path:
+def _texture(recipe: Recipe, slices: Path, folder: Path, progress: Progress) -> Path:
     """File of texture values, float32 (n, views, k)."""
     assert recipe.model.backbone is not None
     assert recipe.model.backbone.texture is not None
@@ -140,10 +147,19 @@ def _texture(recipe: Recipe, slices: Path, folder: Path) -> Path:
     file = folder / f"texture-{_key(asked, {'slices': slices.name, 'views': views(recipe)})}.npy"
     if not file.exists():
         images = np.load(slices, mmap_mode="r")
-        seen = [texture_values(images[:, :, ::turn], texture) for turn in (1, -1)[: views(recipe)]]
+        turns = (1, -1)[: views(recipe)]
+        seen = [
+            texture_values(images[:, :, ::turn], texture, partial(_in_turn, progress, place, len(turns)))
+            for place, turn in enumerate(turns)
+        ]
         with replacing(file) as temporary:
             np.save(temporary, np.stack(seen, axis=1))
     return file
+
+
+def _in_turn(progress: Progress, place: int, count: int, done: int, total: int) -> None:
+    """Progress of the pass `place` (from 0) of `count` equal ones."""
+    progress(place * total + done, count * total)
 
 
 def _key(*parts: dict[str, Any]) -> str:

@@ -149,8 +149,10 @@ def _with_fold_features(job: Job, report: Report) -> Job:
         recipe = fold_recipe(recipe, str(file))
     if not recipe.frozen:
         return replace(job, recipe=recipe)
-    work = f"Features of {backbone.name}, {job.run.name} fold {job.fold.index}"
-    features = stored_features(recipe, job.pixels, job.pixels.parent, job.device, say(work, "slices"))
+    place = f"{job.run.name} fold {job.fold.index}"
+    features = stored_features(
+        recipe, job.pixels, job.pixels.parent, job.device, lambda work: say(f"{work}, {place}", "slices")
+    )
     return replace(job, features=features)
 
 

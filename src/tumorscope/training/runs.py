@@ -148,8 +148,7 @@ def _features(recipe: Recipe, slices: Path, catalogue: Catalogue, device: str, r
         need_apart(source, catalogue)
     if not recipe.frozen or recipe.pixels_of_fold:
         return None
-    say = progress_of(report, f"Features of {backbone.name}", "slices")
-    return stored_features(recipe, slices, catalogue.folder, device, say)
+    return stored_features(recipe, slices, catalogue.folder, device, lambda work: progress_of(report, work, "slices"))
 
 
 def _work(jobs: list[Job], workers: int, report: Report) -> None:
