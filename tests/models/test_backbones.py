@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from tumorscope.config import Backbone, Model, Texture, load_recipe, parse_recipe
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.models import weights
-from tumorscope.models.backbones import BackboneNetwork, contract_of, feature_shape, load_timm, make_features
+from tumorscope.models.backbones import BackboneNetwork, Trunk, contract_of, feature_shape, load_timm, make_features
 from tumorscope.models.heads import Head
 from tumorscope.models.registry import build
 from tumorscope.models.weights import read_source, weights_of
@@ -203,6 +204,16 @@ def torchvision():
     import torchvision
 
     return torchvision.models
+
+
+def test_what_is_frozen_drops_nothing_in_training():
+    """Some of timm's networks (Swin, FasterNet) drop paths as they come, in modules that hold no parameter."""
+    features: Any = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Dropout(0.5), nn.Conv2d(2, 2, 1), nn.Dropout(0.5))
+    features.feature_info = [{"module": "1"}, {"module": "3"}]
+    for unfrozen, training in ((0, [False] * 4), (1, [False, False, True, True]), (2, [True] * 4)):
+        trunk = Trunk(Backbone(name="x", weights="none", unfrozen=unfrozen), features).train()
+        assert [module.training for module in features] == training
+        assert len(trunk.stages) == 2
 
 
 def test_stages_are_unfrozen_from_the_last_one_more_every_few_epochs_at_falling_rates():

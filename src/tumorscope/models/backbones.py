@@ -48,7 +48,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.features = features
-        #: Modules with parameters or statistics, by stage from first to last.
+        #: Modules by stage, from first to last.
         self.stages = stages(features)
         #: How many of the last stages are trained at present.
         self.unfrozen = 0
@@ -65,13 +65,13 @@ class Trunk(nn.Module):
                     parameter.requires_grad_(number < self.unfrozen)
 
     def train(self, mode: bool = True) -> Self:
-        """As usual, but frozen stages stay in evaluation mode, so that their statistics do not move."""
+        """As usual, but frozen stages stay in evaluation mode: their statistics do not move, and they drop nothing."""
         super().train(mode)
         if mode:
             known = self.stages
             for stage in known[: len(known) - self.unfrozen]:
                 for module in stage:
-                    module.eval()
+                    module.training = False  # eval() would reach into later stages, of which some modules are the frame
         return self
 
     def rate_groups(self, whole: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
@@ -240,17 +240,23 @@ def feature_shape(features: nn.Module, backbone: Backbone, size: int) -> tuple[i
 
 
 def stages(features: nn.Module) -> list[list[nn.Module]]:
-    """Modules with parameters or statistics of their own, in order, cut behind each module that timm's feature_info names."""
+    """Modules in order, cut behind each one that timm's feature_info names; stages without parameters and statistics left out.
+
+    Modules that hold nothing are among them, since some of them drop paths at random in training.
+    """
     names = [name for name, _ in features.named_modules()]
     ends = [entry["module"] for entry in features.feature_info][:-1]  # type: ignore[union-attr]
     held = [[at for at, name in enumerate(names) if name == end or name.startswith(f"{end}.")] for end in ends]
     last = [max(places) for places in held if places]  # levels that were cut off have none
     found: list[list[nn.Module]] = [[] for _ in range(len(last) + 1)]
     for at, module in enumerate(features.modules()):
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own:
-            found[sum(end < at for end in last)].append(module)
-    return [stage for stage in found if stage]
+        found[sum(end < at for end in last)].append(module)
+    return [stage for stage in found if any(_holds(module) for module in stage)]
+
+
+def _holds(module: nn.Module) -> bool:
+    """Whether it has parameters or statistics of its own."""
+    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
 
 
 @cache
