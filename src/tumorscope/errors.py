@@ -35,3 +35,8 @@ class RunMismatch(TumorscopeError):
 
 class PackageMismatch(TumorscopeError):
     """A model package with a part missing, changed, or of another contract than its card says."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in its first line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

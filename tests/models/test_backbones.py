@@ -233,6 +233,9 @@ def test_what_does_not_fit_is_refused():
         ("vgg16", 16, "vgg16 does not take 16x16"),
         ("vit_tiny_patch16_224", 50, "patches are 16 pixels wide"),
         ("vgg_16", 64, "knows no 'vgg_16'; among others"),
+        ("vgg16.fb_in1k", 64, "knows no 'vgg16.fb_in1k'; published: .*vgg16.tv_in1k"),
+        ("halonet26t", 96, "halonet26t does not take 96x96: AssertionError"),  # whose reason is empty
+        ("efficientvim_m1", 96, "features are of several kinds at once; choose another model.backbone.name"),
     ):
         with pytest.raises(RecipeError, match=says):
             build(model(name), size)
@@ -281,6 +284,14 @@ def test_published_weights_without_cache_and_network_are_refused_soon(tmp_path, 
     with pytest.raises(
         DataNotFound, match=r"timm/vgg16.tv_in1k\) are not in the cache. No answer from huggingface.co."
     ):
+        weights_of(Backbone(name="vgg16"))
+
+    def cut_off(*_, **__):
+        raise TimeoutError  # as HTTP clients do: without a word
+
+    monkeypatch.setattr(weights, "silence", lambda host, port: "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", cut_off)
+    with pytest.raises(DataNotFound, match=r"timm/vgg16.tv_in1k\): TimeoutError. Run once with a network"):
         weights_of(Backbone(name="vgg16"))
     assert time.perf_counter() - started < 5
 

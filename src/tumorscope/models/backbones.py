@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorscope.config import Backbone, Model
-from tumorscope.errors import InputRejected, RecipeError
+from tumorscope.errors import InputRejected, RecipeError, first_line
 from tumorscope.models.heads import POOLING, Head
 from tumorscope.models.registry import register
 from tumorscope.models.weights import Source, weights_of
@@ -162,7 +162,13 @@ def contract_of(name: str) -> Contract:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:5]}*")[:5]) or "vgg16, resnet50, densenet121"
         raise RecipeError(f"model.backbone.name: timm {timm.__version__} knows no {name!r}; among others {near}")
-    known = timm.get_pretrained_cfg(name)
+    try:
+        known = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # what stands behind the dot names weights
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise RecipeError(
+            f"model.backbone.name: timm {timm.__version__} knows no {name!r}; published: {tags}"
+        ) from error
     return Contract(known.input_size[-1], tuple(known.mean), tuple(known.std), known.interpolation)
 
 
@@ -184,7 +190,8 @@ def make_features(backbone: Backbone, size: int, source: Source | None, levels: 
             network = timm.create_model(backbone.name, **settings)
         except (AssertionError, ValueError, TypeError, RuntimeError) as error:
             raise RecipeError(f"{backbone.name} at {size}x{size}: {error}; change input.size") from error
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))[0]
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    patch = patch if isinstance(patch, int) else patch[0]
     if "img_size" in settings and size % patch:
         raise RecipeError(f"{backbone.name} at {size}x{size}: its patches are {patch} pixels wide; choose a multiple")
     if levels:
@@ -210,10 +217,15 @@ def _cut(network: Any, backbone: Backbone, levels: int) -> None:
 
 def feature_map(features: nn.Module, images: Tensor, backbone: Backbone) -> Tensor:
     """(n, channels, h, w) of scaled slices (n, 1 or 3, s, s); a transformer's tokens become one place, their mean."""
-    made: Tensor = features.forward_features(in_colour(images, backbone))  # type: ignore[operator]
+    made: Any = features.forward_features(in_colour(images, backbone))  # type: ignore[operator]
+    if not isinstance(made, Tensor):
+        raise RecipeError(
+            f"{backbone.name}: its features are of several kinds at once; choose another model.backbone.name"
+        )
     if made.ndim == 4 and str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC"):
         made = made.permute(0, 3, 1, 2)
-    return made if made.ndim == 4 else made.mean(dim=1)[:, :, None, None]
+    found: Tensor = made if made.ndim == 4 else made.mean(dim=1)[:, :, None, None]
+    return found
 
 
 def in_colour(images: Tensor, backbone: Backbone) -> Tensor:
@@ -229,7 +241,7 @@ def feature_shape(features: nn.Module, backbone: Backbone, size: int) -> tuple[i
         with torch.no_grad():
             made = feature_map(features.eval(), torch.zeros(1, backbone.channels, size, size, device=device), backbone)
     except (AssertionError, RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise RecipeError(f"{backbone.name} does not take {size}x{size}: {why}. Choose a larger input.size.") from error
     finally:
         features.train(before)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tumorscope.config import Backbone
 from tumorscope.data.locate import silence
-from tumorscope.errors import DataNotFound, InputRejected, RecipeError
+from tumorscope.errors import DataNotFound, InputRejected, RecipeError, first_line
 from tumorscope.training.checkpoint import read_weights
 
 #: Keys that may lie in a file beside a backbone's: its classifier, and what VGG keeps behind its features.
@@ -88,8 +88,9 @@ def distributed(distribution: str, name: str) -> Source:
     try:
         given = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        why = str(error).splitlines()[0]
-        raise InputRejected(str(path), why, "must hold tensors alone", "Name another distribution.") from error
+        raise InputRejected(
+            str(path), first_line(error), "must hold tensors alone", "Name another distribution."
+        ) from error
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
         raise InputRejected(str(path), type(given).__name__, "must be tensors by name", "Name another distribution.")
     _config(name)  # says so where timm knows no such network
@@ -140,9 +141,7 @@ def imagenet(name: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repository, SAFETENSORS_SINGLE_FILE, revision=revision or None))
     except Exception as error:  # the hub's own errors and those of its HTTP client, which changes between versions
-        raise DataNotFound(
-            f"ImageNet weights of {name} ({repository}): {str(error).splitlines()[0]}. {remedy}"
-        ) from error
+        raise DataNotFound(f"ImageNet weights of {name} ({repository}): {first_line(error)}. {remedy}") from error
 
 
 def file_sha256(file: Path) -> str:

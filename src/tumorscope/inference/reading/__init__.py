@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from tumorscope.data.decode import FORMATS, NO_IMAGE, decode
 from tumorscope.data.layout import starts_as_dicom
-from tumorscope.errors import InputRejected
+from tumorscope.errors import InputRejected, first_line
 from tumorscope.inference.reading import dicom, matlab, nifti
 from tumorscope.inference.reading.slices import Slice
 
@@ -59,7 +59,7 @@ def _guarded(name: str, kind: str, read: Callable[[], Iterator[Slice]]) -> Itera
     except MemoryError as error:
         raise InputRejected(name, "more memory than there is", f"a {kind} file", "Give single slices.") from error
     except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)[:200]
         raise InputRejected(name, reason, f"not a readable {kind} file", "Export it again.") from error
 
 
