@@ -273,6 +273,15 @@ def test_weights_of_another_network_are_refused_with_the_keys(tmp_path):
         weights_of(Backbone(name="resnet18", weights="file:nowhere.safetensors"))
 
 
+def test_the_classifier_of_every_network_may_lie_beside_its_weights():
+    """timm's published files hold it; what it is called differs from network to network."""
+    timm = load_timm()
+    given = [(name, timm.get_pretrained_cfg(name).classifier or ()) for name in timm.list_models()]
+    named = [(name, part) for name, parts in given for part in ([parts] if isinstance(parts, str) else parts)]
+    assert len(named) > 1000
+    assert [(name, part) for name, part in named if not f"{part}.weight".startswith(weights.BEHIND)] == []
+
+
 def test_published_weights_without_cache_and_network_are_refused_soon(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -15,8 +15,12 @@ from tumorscope.data.locate import silence
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, first_line
 from tumorscope.training.checkpoint import read_weights
 
-#: Keys that may lie in a file beside a backbone's: its classifier, and what VGG keeps behind its features.
-BEHIND = ("head.", "fc.", "classifier.", "pre_logits.", "head_dist.")
+#: Keys that may lie in a file beside a backbone's: its classifier under the names that timm has for it, what VGG keeps behind its
+#: features, and what Inception-v3 and VOLO are trained with beside them.
+BEHIND = (
+    *("head.", "heads.", "fc.", "classifier.", "classif.", "last_linear.", "pre_logits."),
+    *("head_dist.", "heads_dist.", "aux_head.", "AuxLogits."),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Source:
             parts = (("missing", missing), ("unknown", unknown), ("of another shape", other))
             found = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:4])})" for what, keys in parts if keys)
             raise InputRejected(
-                str(self.path), found, "must hold this backbone's weights", "Choose the right backbone."
+                str(self.path),
+                found,
+                "must hold this backbone's weights",
+                "Choose the backbone that they are of, and for a transformer the input.size that they were learnt at.",
             )
         network.load_state_dict(given)
 
