@@ -381,10 +381,20 @@ class Recipe(_Part):
             )
         if self.frozen and self.training.members > 1:
             raise ValueError("training.members: heads on a frozen backbone's stored features have none; set 1")
+        if not backbone.unfrozen and (backbone.gradual or backbone.rate_decay < 1):
+            raise ValueError(
+                "model.backbone: gradual and rate_decay are of trained stages, and unfrozen = 0 trains none; set it, or take "
+                "them out"
+            )
         if self.model.name == "region_unet" and backbone.head != Backbone.model_fields["head"].default:
             raise ValueError("model.backbone.head: a region model has a head of its own; take it out")
         if backbone.texture and not self.frozen:
             raise ValueError('model.backbone.texture goes with model.name = "backbone" and unfrozen = 0')
+        if backbone.texture and max(backbone.texture.distances) >= self.input.size:
+            raise ValueError(
+                f"model.backbone.texture.distances: no pixels are {max(backbone.texture.distances)} apart in slices of "
+                f"{self.input.size}; name smaller ones"
+            )
         return self
 
     @model_validator(mode="after")

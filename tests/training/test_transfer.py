@@ -466,6 +466,9 @@ def test_the_commands_help_names_every_method_and_option():
             'goes with model.name = "backbone" or "region_unet"',
         ),
         ({"backbone": {"unfrozen": 1, "texture": {}}}, "texture goes with model.name"),
+        ({"backbone": {"texture": {"distances": [1, 32]}}}, "no pixels are 32 apart in slices of 32"),
+        ({"backbone": {"gradual": 2}}, "unfrozen = 0 trains none"),
+        ({"backbone": {"rate_decay": 0.5}}, "unfrozen = 0 trains none"),
     ],
 )
 def test_what_cannot_be_is_said_before_training(more, says):
