@@ -476,14 +476,14 @@ def test_what_cannot_be_is_said_before_training(more, says):
         recipe(**more)
 
 
-def test_missing_weights_are_said_before_the_data_are_read(tmp_path):
-    call = [
-        "train",
-        "vgg16",
-        "--set",
-        "model.backbone.weights=file:gone.safetensors",
-        "--data",
-        str(tmp_path / "gone.zip"),
-    ]
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("weights=file:gone.safetensors", "model.backbone.weights: file:gone.safetensors: no such file"),
+        ("name=vgg61", "model.backbone.name: timm "),
+    ],
+)
+def test_missing_weights_and_networks_are_said_before_the_data_are_read(wrong, says, tmp_path):
+    call = ["train", "resnet10_128", "--set", f"model.backbone.{wrong}", "--data", str(tmp_path / "gone.zip")]
     told = CliRunner().invoke(app, call)
-    assert str(told.exception).startswith("model.backbone.weights: file:gone.safetensors: no such file")
+    assert str(told.exception).startswith(says)

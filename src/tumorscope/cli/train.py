@@ -58,10 +58,13 @@ def train(
     overrides = dict(parse_override(item) for item in set_ or [])
     chosen = load_recipe(recipe, {**overrides, **({"name": name} if name else {})})
     protocol = chosen_protocol(protocol, folds, test_data is not None)
-    if chosen.model.backbone is not None and chosen.model.backbone.weights != "pretrain":
+    if chosen.model.backbone is not None:
+        from tumorscope.models.backbones import contract_of
         from tumorscope.models.weights import weights_of
 
-        weights_of(chosen.model.backbone)  # what is not there is said before the data are read
+        contract_of(chosen.model.backbone.name)  # what is not there is said before the data are read
+        if chosen.model.backbone.weights != "pretrain":
+            weights_of(chosen.model.backbone)
     catalogue = open_joined(data, test_data, classes, (chosen.input.size,))
     if protocol != "official":
         catalogue = name_pictures(catalogue)
