@@ -14,7 +14,7 @@ from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.models import weights
 from tumorscope.models.backbones import BackboneNetwork, Trunk, contract_of, feature_shape, load_timm, make_features
 from tumorscope.models.heads import Head
-from tumorscope.models.registry import build
+from tumorscope.models.registry import build, drawn_at_random
 from tumorscope.models.weights import read_source, weights_of
 from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.features import stored_features
@@ -239,6 +239,18 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(RecipeError, match=says):
             build(model(name), size)
+
+
+@pytest.mark.parametrize(("name", "millions", "limit"), [("convnext_224", 27.8, 30), ("resnet10_128", 4.9, 6)])
+def test_recipes_that_train_a_whole_network_are_of_the_size_that_they_are_for(name, millions, limit):
+    """ConvNeXt-T has 28 million parameters with its classifier of 1,000; every parameter of both recipes is trained."""
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        network = build(drawn_at_random(recipe.model), recipe.input.size)
+    held = sum(parameter.numel() for parameter in network.parameters())
+    assert held / 1e6 == pytest.approx(millions, abs=0.05)
+    assert held < limit * 1e6
+    assert held == sum(parameter.numel() for group, _ in network.rate_groups(network) for parameter in group)
 
 
 def test_timms_contract_is_the_published_one():
