@@ -72,7 +72,7 @@ def main() -> None:
             for name, said in answers.items()
         ],
         "test, together less the first": {
-            metric: paired_difference(tested(answers["0"]), tested(answers[TOGETHER]), metric) for metric in METRICS
+            metric: paired_difference(tested(answers[TOGETHER]), tested(answers["0"]), metric) for metric in METRICS
         },
         **environment(),
     }
