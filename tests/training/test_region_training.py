@@ -300,6 +300,7 @@ def test_members_are_trained_apart_and_answer_together(phantom, tmp_path, monkey
     """The first is the network that one alone would be; answers are the mean of chances, maps that of logits, by hand."""
     import torch
 
+    from tumorscope.package.graph import largest_difference, to_onnx
     from tumorscope.training import loop
     from tumorscope.training.network import load_network
 
@@ -325,6 +326,9 @@ def test_members_are_trained_apart_and_answer_together(phantom, tmp_path, monkey
     np.testing.assert_allclose(maps.numpy(), (parts[0][1] + parts[1][1]).numpy() / 2, atol=1e-5)
     assert torch.equal(explained[0], answers)
     assert torch.equal(explained[2], parts[0][2])
+
+    graph = to_onnx(together, recipe)  # what a package of them answers with
+    assert largest_difference(graph, together, recipe, pixels(phantom, 32, crop="head")) < 1e-4
 
     history = pd.read_csv(two / "fold-0" / "history.csv")
     assert history[["member", "epoch"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
