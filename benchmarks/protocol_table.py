@@ -14,7 +14,7 @@ import tumorscope as ts
 from tumorscope.audit.identify import with_pictures
 from tumorscope.audit.leakage import memorisers
 from tumorscope.data.catalogue import join
-from tumorscope.evaluation.evaluate import comparison_rows
+from tumorscope.evaluation.evaluate import by_model, comparison_rows
 from tumorscope.files import write_json
 from tumorscope.training.identity import environment
 
@@ -43,7 +43,7 @@ def main() -> None:
         for recipe in RECIPES:
             runs += ts.train(recipe, both, "external", seeds, runs=arguments.runs, resume=True)
             print(f"{recipe} under external: done", flush=True)
-    rows = [row for row in comparison_rows(runs) if row["part"] == "test"]
+    rows = [row for row in comparison_rows(by_model(runs)) if row["part"] == "test"]
     floor = memorisers(catalogue.table, ts.pixels(catalogue, 30), seeds)
     floor = floor[floor["protocol"].isin(PROTOCOLS)]
     print(markdown(rows, floor))

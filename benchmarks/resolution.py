@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 import tumorscope as ts
 from tumorscope.audit.identify import with_pictures
-from tumorscope.evaluation.evaluate import comparison_rows
+from tumorscope.evaluation.evaluate import by_model, comparison_rows
 from tumorscope.evaluation.figures import WIDTH, encoded, styled
 from tumorscope.files import write_bytes, write_json
 from tumorscope.training.identity import environment
@@ -44,7 +44,7 @@ def main() -> None:
     for size in sorted(arguments.sizes):
         recipe = ts.load_recipe("compact_cnn", at(size, arguments.epochs) | precision)
         runs = ts.train(recipe, catalogue, "patient-cv", range(arguments.seeds), runs=arguments.runs, resume=True)
-        scored = next(row for row in comparison_rows(runs) if row["part"] == "test")
+        scored = next(row for row in comparison_rows(by_model(runs)) if row["part"] == "test")
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             seconds, memory = pool.submit(cost, at(size, 2) | precision, arguments.data).result()
         rows.append(

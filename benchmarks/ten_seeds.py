@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 import tumorscope as ts
-from tumorscope.evaluation.evaluate import comparison_rows
+from tumorscope.evaluation.evaluate import by_model, comparison_rows
 from tumorscope.files import write_json
 from tumorscope.training.identity import environment
 
@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     catalogue = ts.load_catalogue(arguments.data, sizes=(30,))
     runs = ts.train("improved_cnn", catalogue, "official", range(10), runs=arguments.runs, resume=True)
-    rows = comparison_rows(runs, reported=True)
+    rows = comparison_rows(by_model(runs), reported=True)
     for row in rows:
         print(
             f"{row['part']}: accuracy {row['accuracy_mean']:.4f} ± {row['accuracy_sd']:.4f} over {row['seeds']} seeds, "

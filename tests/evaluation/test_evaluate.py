@@ -35,7 +35,7 @@ def test_two_external_test_sets_of_one_recipe_are_apart_and_seeds_of_one_set_tog
         ("baseline_cnn", "external", "b"): [runs[1]],
         ("improved_cnn", "external", "a"): [runs[3]],
     }
-    tested = [row for row in comparison_rows(runs) if row["part"] == "test"]
+    tested = [row for row in comparison_rows(by_model(runs)) if row["part"] == "test"]
     told = [(row["model"], row["test_set"], row["seeds"], row["slices"], row["accuracy_mean"]) for row in tested]
     assert told == [
         ("baseline_cnn", None, 1, 4, 0.75),
@@ -43,7 +43,7 @@ def test_two_external_test_sets_of_one_recipe_are_apart_and_seeds_of_one_set_tog
         ("baseline_cnn", "b", 1, 4, 0.5),
         ("improved_cnn", "a", 1, 8, 0.5),
     ]
-    (pair,) = differences(runs)
+    (pair,) = differences(by_model(runs))
     assert (pair["protocol"], pair["test_set"], pair["one"], pair["other"]) == (
         *("external", "a"),
         *("baseline_cnn", "improved_cnn"),
@@ -66,7 +66,9 @@ def test_two_external_sets_of_one_file_name_are_told_apart_by_the_digest(tmp_pat
         made_run(tmp_path, "baseline_cnn", "external", slices("b", 4), **first),
     ]
     told = [
-        (row["test_set"], row["seeds"], row["accuracy_mean"]) for row in comparison_rows(runs) if row["part"] == "test"
+        (row["test_set"], row["seeds"], row["accuracy_mean"])
+        for row in comparison_rows(by_model(runs))
+        if row["part"] == "test"
     ]
     assert told == [("archive (11111111)", 2, 0.875), ("archive (22222222)", 1, 0.5), ("b", 1, 1.0)]
     assert list(by_model([runs[0], runs[2]])) == [("baseline_cnn", "external", "archive")]
@@ -89,11 +91,11 @@ def test_two_external_sets_of_one_file_name_are_told_apart_where_recipes_differ(
     first = made("baseline_cnn", "1", "3")
     same = made("fast_cnn", "1", "5", {"name": "more", "digest": "9" * 16})
     assert [test_set for *_, test_set in by_model([first, same])] == ["archive", "archive"]
-    assert len(differences([first, same])) == 1
+    assert len(differences(by_model([first, same]))) == 1
     other = made("improved_cnn", "2", "4")
     told = [test_set for *_, test_set in by_model([first, other])]
     assert told == ["archive (33333333)", "archive (44444444)"]
-    assert differences([first, other]) == []
+    assert differences(by_model([first, other])) == []
 
 
 def test_leaks_are_told_of_each_external_set_by_its_name(tmp_path):
@@ -105,7 +107,7 @@ def test_leaks_are_told_of_each_external_set_by_its_name(tmp_path):
         made_run(tmp_path, "baseline_cnn", protocol, slices(source, leak["test"]), leak=[leak])
         for protocol, source, leak in zip(("external", "external", "official"), ("a", "b", ""), leaks, strict=True)
     ]
-    notes = leak_notes(runs)
+    notes = leak_notes(by_model(runs))
     assert [note.split(", ")[0] for note in notes] == [
         "Leak in official: of 4 test slices",
         "Leak in external on a: of 8 test slices",

@@ -20,6 +20,7 @@ from tumorscope.data.masks import INSIDE, UNKNOWN
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.assemble import report_of
+from tumorscope.evaluation.evaluate import by_model
 from tumorscope.evaluation.explain import explain_run
 from tumorscope.evaluation.package_scores import score_package
 from tumorscope.package.card import load_package
@@ -167,7 +168,7 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
 
     found, _ = explain_run(crossed, main, 4)
     assert set(found["path"]) <= set(main.table["path"])
-    page = report_of([crossed], main, tmp_path / "report")
+    page = report_of(by_model([crossed]), main, tmp_path / "report")
     assert page.exists()
     assert label_issues(main, crossed).judged == 84
     package = load_package(export_run(whole, [crossed], main, tmp_path / "package"))

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tumorscope.cli.common import ClassesOption, DataOption, class_mapping, counting, say
+
+if TYPE_CHECKING:
+    from tumorscope.evaluation.evaluate import Scored
 
 
 def evaluate(
@@ -31,13 +34,13 @@ def evaluate(
         _package(None if package == "shipped" else Path(package), data, out, classes, as_json)
         return
     assert runs is not None
-    from tumorscope.evaluation.evaluate import evaluate_run, why_unscored
+    from tumorscope.evaluation.evaluate import by_model, evaluate_run, why_unscored
 
     runs = belonging(runs, {run: why for run in runs if (why := why_unscored(run))})
     if as_json:
         typer.echo(json.dumps({str(run): evaluate_run(run) for run in runs}, indent=2, default=str))
     else:
-        show(runs)
+        show(by_model(runs))
 
 
 def belonging(runs: list[Path], apart: dict[Path, str]) -> list[Path]:
@@ -128,7 +131,7 @@ def _print(result: dict[str, Any]) -> None:
         typer.echo(f"tumour or none: AUC, sensitivity, specificity {three}, n {presence['n']}")
 
 
-def show(runs: list[Path]) -> None:
+def show(scored: "Scored") -> None:
     """Print a table of runs: a row for each recipe, protocol and part, over its seeds."""
     from rich.console import Console
     from rich.table import Table
@@ -151,7 +154,7 @@ def show(runs: list[Path]) -> None:
         "n",
     ):
         table.add_column(column, justify="left" if column in ("model", "protocol", "part") else "right", no_wrap=True)
-    for row in comparison_rows(runs):
+    for row in comparison_rows(scored):
         table.add_row(
             *(row["model"], under(row["protocol"], row["test_set"]), row["part"], str(row["seeds"])),
             *(spread(row, name) for name in ("accuracy", "balanced_accuracy", "f1_weighted")),
@@ -163,9 +166,10 @@ def show(runs: list[Path]) -> None:
     console = Console()
     Console(width=None if console.is_terminal else 150).print(table)
     typer.echo("* tumour or none: AUC, sensitivity, specificity. Across collections they say which collection it is.")
-    for note in leak_notes(runs):
+    for note in leak_notes(scored):
         typer.echo(note)
-    typer.echo(f"Scores of each run are in its scores.json, for example {runs[0] / 'scores.json'}")
+    first = next(iter(scored.values()))[0]["run"]
+    typer.echo(f"Scores of each run are in its scores.json, for example {first / 'scores.json'}")
 
 
 def short(value: float | None) -> str:

@@ -94,8 +94,9 @@ def train(
         )
         return
     from tumorscope.cli.evaluate import show
+    from tumorscope.evaluation.evaluate import by_model
 
-    show(folders)
+    show(by_model(folders))
 
 
 def chosen_protocol(protocol: str, folds: str, external: bool) -> str:

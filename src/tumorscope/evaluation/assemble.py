@@ -14,7 +14,7 @@ from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import RunMismatch
 from tumorscope.evaluation.evaluate import (
-    by_model,
+    Scored,
     comparison_rows,
     differences,
     leak_notes,
@@ -39,7 +39,7 @@ PAIRS = 6
 
 
 def report_of(
-    runs: Sequence[Path],
+    scored: Scored,
     catalogue: Catalogue,
     folder: Path,
     *,
@@ -47,6 +47,7 @@ def report_of(
     notices: Sequence[str] = (),
 ) -> Path:
     """Write the report of finished runs into `folder` and give the page's path; raises `RunMismatch` for `left_apart` runs."""
+    runs = [one["run"] for several in scored.values() for one in several]
     for run, why in left_apart(runs, catalogue).items():
         raise RunMismatch(f"{run}: {why}")
     report = Report(
@@ -54,13 +55,13 @@ def report_of(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=data_facts(catalogue),
         environment=environment(),
-        models=[_section(several, catalogue) for several in by_model(runs).values()],
-        comparison=comparison_rows(runs, reported=is_report_data(catalogue)),
-        notices=[*notices, *catalogue.notices, *leak_notes(runs)],
+        models=[_section(several, catalogue) for several in scored.values()],
+        comparison=comparison_rows(scored, reported=is_report_data(catalogue)),
+        notices=[*notices, *catalogue.notices, *leak_notes(scored)],
         classes=catalogue.table,
         samples=_samples(catalogue),
         epochs=epochs,
-        differences=differences(runs),
+        differences=differences(scored),
     )
     return write_report(folder, report)
 
@@ -105,7 +106,7 @@ def data_facts(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSection:
+def _section(several: Sequence[dict[str, Any]], catalogue: Catalogue) -> ModelSection:
     """One model under one protocol from the scores of its seeds; pictures and curves from the first."""
     first = several[0]["run"]
     recipe = load_recipe(first / "recipe.toml")
@@ -120,7 +121,7 @@ def _section(several: list[dict[str, Any]], catalogue: Catalogue) -> ModelSectio
         histories=histories,
         scores={part: [one[part] for one in several] for part in PARTS},
         predictions={part: predictions[predictions["part"] == part] for part in PARTS},
-        intervals={part: pooled_intervals([one["run"] for one in several], part) for part in PARTS},
+        intervals={part: pooled_intervals(several, part) for part in PARTS},
         seconds=float(sum(history["seconds"].sum() for history in histories)),
         protocol=several[0]["protocol"],
         test_set=several[0]["test_set"],

@@ -1,7 +1,7 @@
 """From predictions to scores.json: every score with its interval, its counts and the memoriser's beside it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,12 @@ def _facts(run: Path) -> dict[str, Any]:
 
 #: Recipe, protocol, and under external the name of the set that was tested on: runs that have all three in common are seeds.
 Key = tuple[str, str, str | None]
+#: Scores of runs by `Key`, each a list over seeds with its folder under "run": what `by_model` makes, once a command.
+Scored = Mapping[Key, Sequence[dict[str, Any]]]
 
 
 def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
-    """Scores of the runs by `Key`, each a list over seeds with its folder under "run".
+    """Every run scored, as `Scored`.
 
     Recipes come in the order of the runs, the protocols of each from the kindest to the strictest. Where runs are of several
     external sets of one name, the start of the run's data digest stands behind it.
@@ -181,13 +183,13 @@ def _digests(run: Path) -> tuple[str, list[str]]:
     return environment["data"]["digest"], [one["digest"] for one in tested]
 
 
-def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
+def comparison_rows(scored: Scored, reported: bool = False) -> list[Row]:
     """A row for each `Key` and part: mean and deviation over seeds, interval over patients of all seeds, memoriser.
 
     reported : put the student report's figures beside ours; only where the runs are on its data
     """
     rows = []
-    for (recipe, protocol, test_set), several in by_model(runs).items():
+    for (recipe, protocol, test_set), several in scored.items():
         for part in PARTS:
             floors = [one["memoriser"][part]["accuracy"] for one in several if "memoriser" in one]
             row = comparison_row(
@@ -195,7 +197,7 @@ def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
                 protocol,
                 part,
                 [one[part] for one in several],
-                pooled_intervals([one["run"] for one in several], part),
+                pooled_intervals(several, part),
                 sum(floors) / len(floors) if floors else None,
                 None if reported else {},
                 test_set,
@@ -204,19 +206,22 @@ def comparison_rows(runs: Sequence[Path], reported: bool = False) -> list[Row]:
     return rows
 
 
-def pooled_intervals(runs: Sequence[Path], part: str) -> dict[str, Interval]:
+def pooled_intervals(several: Sequence[dict[str, Any]], part: str) -> dict[str, Interval]:
     """95 % intervals around the mean over seeds: patients (else pictures) are resampled with all their predictions."""
-    pooled = pd.concat([read_predictions(run) for run in runs], ignore_index=True)
+    if len(several) == 1:
+        found: dict[str, Interval] = several[0][part]["intervals"]
+        return found
+    pooled = pd.concat([read_predictions(one["run"]) for one in several], ignore_index=True)
     return bootstrap(pooled[pooled["part"] == part])
 
 
-def differences(runs: Sequence[Path]) -> list[Row]:
+def differences(scored: Scored) -> list[Row]:
     """Test accuracy of every model less that of every later one and of the memoriser, under one protocol and on one test set.
 
     A row a pair: protocol, test_set, one, other, and `intervals.paired_difference` over all seeds (patients are resampled).
     """
     tables: dict[tuple[str, str | None], dict[str, pd.DataFrame]] = {}
-    for (recipe, protocol, test_set), several in by_model(runs).items():
+    for (recipe, protocol, test_set), several in scored.items():
         known_as = tables.setdefault((protocol, test_set), {})
         known_as[recipe] = pooled_test([read_predictions(one["run"]) for one in several])
         floors = [memoriser_of(one["run"]) for one in several]
@@ -243,10 +248,10 @@ def pooled_test(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pooled[pooled["part"] == "test"]
 
 
-def leak_notes(runs: Sequence[Path]) -> list[str]:
+def leak_notes(scored: Scored) -> list[str]:
     """A sentence for each protocol and test set whose test slices, of all folds together, are in training again."""
     notes = {}
-    for (_, protocol, test_set), several in by_model(runs).items():
+    for (_, protocol, test_set), several in scored.items():
         if not several[0]["leak"]:
             continue
         leak = {kind: sum(fold[kind] for fold in several[0]["leak"]) for kind in several[0]["leak"][0]}

@@ -328,15 +328,15 @@ def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catal
 
 def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
     """Test scores under each protocol with intervals, the memoriser's beside them."""
-    rows = [row for row in comparison_rows(scored) if row["part"] == "test"]
-    runs = {key: [one["run"] for one in several] for key, several in by_model(scored).items()}
+    models = by_model(scored)
+    rows = [row for row in comparison_rows(models) if row["part"] == "test"]
     kept = ("accuracy", "balanced_accuracy", "f1_weighted", "presence_auc", "type_balanced_accuracy")
     found = []
     for row in rows:
         missed = [
             float((tumours["p_notumor"] >= tumours[PROBABILITIES].max(axis=1)).mean())
-            for run in runs[row["model"], row["protocol"], row["test_set"]]
-            for tumours in [_test_tumours(run)]
+            for one in models[row["model"], row["protocol"], row["test_set"]]
+            for tumours in [_test_tumours(one["run"])]
             if len(tumours)
         ]
         line = {

@@ -8,6 +8,7 @@ import pandas as pd
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.assemble import is_report_data, report_of
+from tumorscope.evaluation.evaluate import by_model
 from tumorscope.study.epochs import epoch_curve
 from tumorscope.training.fold import Report
 
@@ -31,4 +32,4 @@ def run_main_job(
     epochs: pd.DataFrame | None = None
     if is_report_data(catalogue):
         epochs = epoch_curve(catalogue, plan["baseline_cnn"], runs / "epochs.csv")
-    return report_of(folders, catalogue, out, epochs=epochs, notices=notices)
+    return report_of(by_model(folders), catalogue, out, epochs=epochs, notices=notices)

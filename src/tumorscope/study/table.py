@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import DataNotFound, RunMismatch
-from tumorscope.evaluation.evaluate import comparison_rows, evaluate_run, pooled_test, pooled_threshold_intervals
+from tumorscope.evaluation.evaluate import by_model, comparison_rows, pooled_test, pooled_threshold_intervals
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.intervals import paired_difference
 from tumorscope.evaluation.pages import illustrate, template
@@ -171,7 +171,9 @@ def study_dots(table: pd.DataFrame) -> Figure:
 
 def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     """A flat line of the table from the runs of one row under one protocol."""
-    held_out, scored = (next(one for one in comparison_rows(runs) if one["part"] == part) for part in PARTS)
+    models = by_model(runs)
+    rows = comparison_rows(models)
+    held_out, scored = (next(one for one in rows if one["part"] == part) for part in PARTS)
     line: dict[str, Any] = {"row": row.name, "title": row.title, "protocol": scored["protocol"]}
     line |= {name: scored[name] for name in ("seeds", "slices", "pictures", "patients", "memoriser_accuracy")}
     for metric in COLUMNS:
@@ -180,7 +182,7 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     for metric in BY_CLASS:
         line |= {metric: scored.get(f"{metric}_mean"), f"{metric}_sd": scored.get(f"{metric}_sd")}
     line |= {"validation_accuracy": held_out["accuracy_mean"], "validation_accuracy_sd": held_out["accuracy_sd"]}
-    at = [evaluate_run(run)["presence_at_threshold"] for run in runs]
+    at = [one["presence_at_threshold"] for several in models.values() for one in several]
     ends = pooled_threshold_intervals(runs)
     for metric in ("sensitivity", "specificity"):
         known = [one[metric] for one in at if one[metric] is not None]
