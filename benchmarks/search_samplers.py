@@ -20,8 +20,9 @@ from tumorscope.audit.identify import with_pictures
 from tumorscope.evaluation.figures import WIDTH, encoded, styled
 from tumorscope.files import write_bytes, write_json
 from tumorscope.training.identity import environment
-from tumorscope.tuning.search import STUDY, Pruner, Sampler, _storage, tune
+from tumorscope.tuning.search import tune
 from tumorscope.tuning.space import load_space
+from tumorscope.tuning.trials import STUDY, Pruner, Sampler, storage_of
 
 RESULTS = Path(__file__).parent / "results"
 ARMS: dict[str, tuple[Sampler, Pruner]] = {
@@ -64,7 +65,7 @@ def search(arm: str, seed: int, catalogue: Any, budget: int, out: Path) -> list[
             pruner=pruner,
             seed=seed,
         )
-        study = optuna.load_study(study_name=STUDY, storage=_storage(str(out / "journal.log")))
+        study = optuna.load_study(study_name=STUDY, storage=storage_of(str(out / "journal.log")))
         trials = study.get_trials(deepcopy=False)
         epochs = accumulate(len(trial.intermediate_values) for trial in trials)
         best = accumulate((trial.value if trial.state.name == "COMPLETE" else 0.0 for trial in trials), max)

@@ -30,8 +30,9 @@ from tumorscope.protocols import Fold
 from tumorscope.training.checkpoint import save_weights
 from tumorscope.training.pretrain import ORIGIN
 from tumorscope.training.runs import read_predictions, train_runs
-from tumorscope.tuning.search import STUDY, Plan, _ask, _finish, _lock, _put_back, _sampler, _storage, _write, tune
+from tumorscope.tuning.search import _ask, _finish, _write, tune
 from tumorscope.tuning.space import Range
+from tumorscope.tuning.trials import STUDY, Plan, lock_of, put_back, sampler_of, storage_of
 
 SPACE = {"optimiser.learning_rate": Range(low=1e-4, high=1e-2, log=True)}
 ASK = """
@@ -49,7 +50,7 @@ if __name__ == "__main__":
 
 
 def finished(out: Path) -> list:
-    study = optuna.load_study(study_name=STUDY, storage=_storage(str(out / "journal.log")))
+    study = optuna.load_study(study_name=STUDY, storage=storage_of(str(out / "journal.log")))
     return study.get_trials(deepcopy=False)
 
 
@@ -273,14 +274,14 @@ def test_trials_of_a_search_that_runs_are_left_to_it(tmp_path):
     study = optuna.create_study()
     for search in ("runs", "ended", "elsewhere"):
         study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).set_user_attr("search", search)
-    _lock(tmp_path, "ended").write_text("")
-    with FileLock(_lock(tmp_path, "runs")):
-        _put_back(study, {"x": Range(low=0.0, high=1.0)}, tmp_path)
+    lock_of(tmp_path, "ended").write_text("")
+    with FileLock(lock_of(tmp_path, "runs")):
+        put_back(study, {"x": Range(low=0.0, high=1.0)}, tmp_path)
     states = [trial.state.name for trial in study.trials]
     assert states == ["RUNNING", "FAIL", "RUNNING", "WAITING"]
     assert study.trials[3].user_attrs == {"again": 1}
-    _lock(tmp_path, "runs").touch()
-    _put_back(study, {"x": Range(low=0.0, high=1.0)}, tmp_path)
+    lock_of(tmp_path, "runs").touch()
+    put_back(study, {"x": Range(low=0.0, high=1.0)}, tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "RUNNING", "WAITING", "WAITING"]
 
 
@@ -291,10 +292,10 @@ def test_a_trial_killed_while_it_is_queued_or_drawn_keeps_its_values(tmp_path):
     for kept in (0, 1, 2):
         trial = study.ask()
         assert [trial.suggest_float(key, 0, 1) for key in "xy"[:kept]] == [0.25, 0.75][:kept]
-        _put_back(study, space, tmp_path)
+        put_back(study, space, tmp_path)
     trial = study.ask()
     study.enqueue_trial({"x": 0.25, "y": 0.75}, user_attrs={"again": trial.number})
-    _put_back(study, space, tmp_path)
+    put_back(study, space, tmp_path)
     assert [one.state.name for one in study.trials] == ["FAIL"] * 4 + ["WAITING"]
     assert study.trials[4].system_attrs["fixed_params"] == {"x": 0.25, "y": 0.75}
 
@@ -303,10 +304,10 @@ def test_a_trial_killed_between_two_values_of_its_grid_point_is_put_back_whole(t
     """2 x 2 points: one killed with one value is queued with both, one killed without any leaves its point to others."""
     space = {"x": Range(choices=(1, 2)), "y": Range(low=0, high=1)}
     asked = replace(plan(tmp_path, space), sampler="grid")
-    study = optuna.create_study(sampler=_sampler(asked))
+    study = optuna.create_study(sampler=sampler_of(asked))
     space["x"].suggest(study.ask(), "x")
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))  # killed before it had a point
-    _put_back(study, space, tmp_path)
+    put_back(study, space, tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING"]
     tried = [
         (space["x"].suggest(trial, "x"), space["y"].suggest(trial, "y")) for trial in (study.ask() for _ in range(4))

@@ -33,9 +33,10 @@ def tune(
     """Search over a recipe's fields. The same command goes on after any stop; `train OUT/best.toml` takes the best."""
     from typing import cast, get_args
 
-    from tumorscope.tuning.search import Pruner, Sampler, need_grouped
     from tumorscope.tuning.search import tune as search
+    from tumorscope.tuning.searchable import need_grouped
     from tumorscope.tuning.space import load_space
+    from tumorscope.tuning.trials import Pruner, Sampler
 
     for option, value, known in (("--sampler", sampler, Sampler), ("--pruner", pruner, Pruner)):
         if value not in get_args(known):

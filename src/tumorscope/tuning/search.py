@@ -1,65 +1,36 @@
 """Search over a recipe's space with Optuna: several worker processes on one study, kept on disk, gone on with after any stop.
 
-The objective is balanced accuracy on the validation part of grouped folds; the test parts are never read. A trial that was
-running when the search was killed is put back into the queue with the same values, so that none is lost and none is done
-twice; how many are asked for is counted under a lock, so that workers together never do one too many.
+The objective is balanced accuracy on the validation part of grouped folds; the test parts are never read. How many trials are
+asked for is counted under a lock, so that workers together never do one too many.
 """
 
-import json
 import math
 import multiprocessing
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
-from pydantic import BaseModel
+from filelock import FileLock
 
 from tumorscope import home
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.errors import InputRejected, LossNotFinite, RecipeError, RunMismatch
+from tumorscope.errors import InputRejected, LossNotFinite, RecipeError
 from tumorscope.files import write_json, write_text
 from tumorscope.labels import INDEX
 from tumorscope.protocols import Fold, digest, folds
 from tumorscope.training.identity import environment
 from tumorscope.training.pool import end_with_parent
-from tumorscope.tuning.space import Space, drawn, first, suggested
+from tumorscope.tuning.searchable import need_grouped, need_searchable, need_weights
+from tumorscope.tuning.space import Space, drawn, suggested
+from tumorscope.tuning.trials import Plan, Pruner, Sampler, claim, lock_of, open_study, put_back, sampler_of
 
 if TYPE_CHECKING:
     from tumorscope.training.features import Features
-
-Sampler = Literal["tpe", "random", "grid"]
-Pruner = Literal["median", "hyperband", "none"]
-STUDY = "tune"
-#: Protocols whose validation parts share no picture with training. official's does, external needs a second set, all has none.
-GROUPED = ("patient-cv", "published-cv", "picture-cv", "clean")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a worker needs. `folds` have empty test parts; `storage` is a journal file or a database URL.
-
-    search : id of the call that the worker belongs to, which trials are marked with; features : of all slices, where frozen
-    """
-
-    recipe: str
-    space: Space
-    folds: tuple[Fold, ...]
-    pixels: Path
-    labels: np.ndarray
-    storage: str
-    trials: int
-    sampler: Sampler
-    pruner: Pruner
-    seed: int
-    search: str = ""
-    features: "Features | None" = None
 
 
 def tune(
@@ -91,8 +62,8 @@ def tune(
     """
     need_grouped(protocol)
     base = load_recipe(recipe)
-    _need_searchable(recipe, base, space)
-    _need_weights(base, catalogue)
+    need_searchable(recipe, base, space)
+    need_weights(base, catalogue)
     if sampler == "grid":
         trials = min(trials, math.prod(len(values.grid()) for values in space.values()))
     made = folds(protocol, catalogue.table, seed)
@@ -105,115 +76,18 @@ def tune(
     slices = input_file(catalogue, base.input)
     features = _features(base, slices, catalogue, say)
     out.mkdir(parents=True, exist_ok=True)
-    place = storage or str(out / "journal.log")
+    place, search = storage or str(out / "journal.log"), uuid.uuid4().hex
     plan = Plan(
-        recipe,
-        space,
-        blind,
-        slices,
-        labels,
-        place,
-        trials,
-        sampler,
-        pruner,
-        seed,
-        uuid.uuid4().hex,
-        features,
+        recipe, space, blind, slices, labels, place, trials, sampler, pruner, seed, search=search, features=features
     )
-    study = _open(plan)
-    _claim(
-        study, {"recipe": base.model_dump(mode="json"), "space": _plain(space), "split": digest(blind, catalogue.table)}
-    )
-    _put_back(study, space, out)
-    with FileLock(_lock(out, plan.search)):  # let go however this process ends
+    study = open_study(plan)
+    plain = {key: values.model_dump(mode="json") for key, values in space.items()}
+    claim(study, {"recipe": base.model_dump(mode="json"), "space": plain, "split": digest(blind, catalogue.table)})
+    put_back(study, space, out)
+    with FileLock(lock_of(out, plan.search)):  # let go however this process ends
         _work(plan, min(workers or home.cores(), trials), say)
-    _lock(out, plan.search).unlink(missing_ok=True)
+    lock_of(out, plan.search).unlink(missing_ok=True)
     return _write(study, plan, base, out)
-
-
-def need_grouped(protocol: str) -> None:
-    """Raise `InputRejected` unless slices of one picture are never on both sides of the protocol's validation parts."""
-    if protocol not in GROUPED:
-        limit = "a search judges trials on validation slices that share no picture with training"
-        raise InputRejected("protocol", protocol, limit, f"Choose {', '.join(GROUPED[:-1])} or {GROUPED[-1]}.")
-
-
-def _need_searchable(recipe: str, base: Recipe, space: Space) -> None:
-    """Raise `RecipeError` for fields that the recipe lacks, and for what trials would silently leave out.
-
-    All trials see the same slices, and heads on a frozen backbone the same features.
-    """
-    if base.pixels_of_fold:
-        raise RecipeError(f"{base.name}: its slices are made for each fold, which a search does not do; use train")
-    if base.external:
-        raise RecipeError(f"{base.name}: external: a search has no further sets; take it out")
-    pixels = [key for key in space if key.startswith("input.") and key != "input.normalise"]
-    if pixels:
-        raise RecipeError(f"{pixels[0]}: every trial sees the recipe's own slices; take it out of the space")
-    whole = [key for key in space if key == "external" or isinstance(_value(base, key), BaseModel)]
-    if whole:
-        raise RecipeError(f"{whole[0]}: a search changes single fields; name those in it")
-    if base.frozen:
-        _need_same_features(base, space)
-    unfrozen = space.get("model.backbone.unfrozen")
-    if unfrozen and 0 in (unfrozen.low, *unfrozen.choices):
-        raise RecipeError("model.backbone.unfrozen: a search trains through the network; take 0 out of the space")
-    if "model.backbone.weights" in space:
-        raise RecipeError(
-            "model.backbone.weights: nobody proves a trial's weights apart from the set; take it out of the space"
-        )
-    first(recipe, space)  # before the storage is claimed for a space with a typo, which mended would be another one
-
-
-def _need_same_features(base: Recipe, space: Space) -> None:
-    """Raise `RecipeError` for fields that change a frozen backbone's features, which are computed once for all trials."""
-    from tumorscope.models.heads import POOLING
-    from tumorscope.training.features import views
-
-    backbone = base.model.backbone
-    assert backbone is not None
-    of_head = ["model.backbone.head"]
-    if backbone.texture:
-        of_head += ["model.backbone.texture.fusion", "model.backbone.texture.width"]
-    for key, values in space.items():
-        of_backbone = key.startswith("model.backbone.") and key not in of_head
-        if of_backbone or key in ("model.name", "input.normalise"):
-            raise RecipeError(
-                f"{key}: a frozen backbone's features are computed once for all trials; take it out of the space"
-            )
-        if key == "model.backbone.head" and len({head in POOLING for head in (backbone.head, *values.choices)}) > 1:
-            raise RecipeError(
-                f"{key}: features are stored as means over places for {' and '.join(POOLING)}, whole for other heads, and "
-                f"the recipe's is {backbone.head}; keep to heads of one kind"
-            )
-        if key in ("augment.mirror", "training.mirror_average") and views(base) == 1:
-            raise RecipeError(
-                f"{key}: features of mirrors are stored where the recipe mirrors; set augment.mirror in it"
-            )
-
-
-def _value(base: Recipe, key: str) -> Any:
-    """What the recipe holds at a dotted key; None where it has no such table or field."""
-    value: Any = base
-    for part in key.split("."):
-        value = getattr(value, part, None)
-    return value
-
-
-def _need_weights(base: Recipe, catalogue: Catalogue) -> None:
-    """Raise `RecipeError` for weights that a fold would have to learn first, and what `weights_of` and `need_apart` raise."""
-    if base.model.backbone is None:
-        return
-    if base.model.backbone.weights == "pretrain":
-        raise RecipeError(
-            f"{base.name}: model.backbone.weights: a search learns none for its folds; make them with tumorscope pretrain "
-            "and give file:PATH"
-        )
-    from tumorscope.models.weights import weights_of
-    from tumorscope.training.pretrain import need_apart
-
-    if source := weights_of(base.model.backbone):
-        need_apart(source, catalogue)
 
 
 def _features(base: Recipe, slices: Path, catalogue: Catalogue, say: Callable[[str], None]) -> "Features | None":
@@ -224,125 +98,6 @@ def _features(base: Recipe, slices: Path, catalogue: Catalogue, say: Callable[[s
 
     say("Features of the frozen backbone, once for all trials and kept beside the slices")
     return stored_features(base, slices, catalogue.folder, "cpu")
-
-
-def _open(plan: Plan) -> Any:
-    """The study in its storage, made where it is new."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(
-            study_name=STUDY,
-            storage=_storage(plan.storage),
-            sampler=_sampler(plan),
-            pruner=_pruner(plan.pruner),
-            direction="maximize",
-            load_if_exists=True,
-        )
-    except (ValueError, ImportError, OSError) as error:
-        raise InputRejected("storage", plan.storage, str(error), "Give a file or a database URL.") from error
-
-
-def _storage(place: str) -> Any:
-    if "://" in place:
-        return place
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    return JournalStorage(JournalFileBackend(place))
-
-
-def _sampler(plan: Plan, worker: int = 0, known: int = 0) -> Any:
-    """The sampler of a worker; `known` trials change its seed, or a search gone on with would draw the same values again."""
-    from optuna import samplers
-
-    seed = int(np.random.SeedSequence([plan.seed, worker, known]).generate_state(1)[0])
-    match plan.sampler:
-        case "tpe":
-            return samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, plan.trials // 3)))
-        case "random":
-            return samplers.RandomSampler(seed=seed)
-        case "grid":
-
-            class Grid(samplers.GridSampler):
-                def after_trial(self, *_: Any) -> None:
-                    """Nothing: `tune` counts the grid; optuna would stop a loop that there is not in ask and tell."""
-
-            return Grid({key: values.grid() for key, values in plan.space.items()}, seed=plan.seed)
-
-
-def _pruner(name: Pruner) -> Any:
-    from optuna import pruners
-
-    match name:
-        case "median":
-            return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
-        case "hyperband":
-            return pruners.HyperbandPruner(min_resource=2)
-        case "none":
-            return pruners.NopPruner()
-
-
-def _claim(study: Any, identity: dict[str, Any]) -> None:
-    """Write down what the study searches, or check that it is this."""
-    stored = study.user_attrs.get("identity")
-    if stored is None:
-        study.set_user_attr("identity", identity)
-    elif stored != json.loads(json.dumps(identity)):
-        different = [key for key in identity if stored.get(key) != json.loads(json.dumps(identity[key]))]
-        raise RunMismatch(
-            f"The storage holds a search with another {' and '.join(different)}. Give another --out or --storage."
-        )
-
-
-def _put_back(study: Any, space: Space, out: Path) -> None:
-    """Trials that a search in `out` was in the middle of when it ended: closed, and queued again with the same values.
-
-    Those of a search that is still running, here or on another machine, are left to it.
-    """
-    from optuna.samplers import GridSampler
-    from optuna.trial import TrialState
-
-    again = {trial.user_attrs.get("again") for trial in study.get_trials(deepcopy=False)}
-    ended = {file for file in out.glob(_lock(out, "*").name) if not _held(file)}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        search = trial.user_attrs.get("search")  # none where it was killed between the two
-        if search is not None and _lock(out, search) not in ended:
-            continue
-        values = _values(study, trial)
-        whole = len(values) == len(space) or not isinstance(study.sampler, GridSampler)  # a grid fills no gaps
-        if values and whole and trial.number not in again:
-            study.enqueue_trial(values, user_attrs={"again": trial.number})
-        study.tell(trial.number, state=TrialState.FAIL)  # only now: a kill between the two loses nothing
-    for file in ended:
-        file.unlink(missing_ok=True)
-
-
-def _values(study: Any, trial: Any) -> dict[str, Any]:
-    """Values of a trial that was killed: those it was queued with, those drawn since, and what is left of its grid point."""
-    from optuna.distributions import CategoricalDistribution
-    from optuna.samplers import GridSampler
-
-    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if "grid_id" in trial.system_attrs and isinstance(study.sampler, GridSampler):
-        for key, candidates in trial.system_attrs["search_space"].items():
-            among = CategoricalDistribution(candidates)
-            values.setdefault(key, study.sampler.sample_independent(study, trial, key, among))
-    return values
-
-
-def _lock(out: Path, search: str) -> Path:
-    """The file that a search holds locked as long as it runs."""
-    return out / f".search-{search}.lock"
-
-
-def _held(lock: Path) -> bool:
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _work(plan: Plan, workers: int, say: Callable[[str], None]) -> None:
@@ -382,8 +137,8 @@ def _worker(plan: Plan, number: int, lock: Any, queue: Any) -> None:
     """Ask, train and tell until enough trials are finished or under way, or the search itself has ended."""
     end_with_parent()
     try:
-        study = _open(plan)
-        study.sampler = _sampler(plan, number, len(study.get_trials(deepcopy=False)))
+        study = open_study(plan)
+        study.sampler = sampler_of(plan, number, len(study.get_trials(deepcopy=False)))
         while (trial := _ask(study, plan, lock)) is not None:
             queue.put(("said", _finish(study, plan, trial)))
         queue.put(("done", number))
@@ -482,7 +237,3 @@ def _write(study: Any, plan: Plan, base: Recipe, out: Path) -> Path:
     )
     write_figures(study, out / "figures")
     return out / "best.toml"
-
-
-def _plain(space: Space) -> dict[str, Any]:
-    return {key: values.model_dump(mode="json") for key, values in space.items()}
