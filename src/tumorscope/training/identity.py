@@ -35,69 +35,70 @@ LIBRARIES = (
 )
 
 
-def open_run(
-    folder: Path,
-    recipe: Recipe,
-    catalogue: Catalogue,
-    protocol: str,
-    seed: int,
-    made: list[Fold],
-    left_out: list[list[dict[str, Any]]],
-    sources: dict[str, str],
-    masks_from: str,
-    device: str,
-    resume: bool,
-    overwrite: bool,
-) -> None:
-    """Make the run folder, or check that the one that is there is the same run.
-
-    left_out : for each fold the slices of further sets that were left out, as `external.widened` counts them
-    masks_from : "figshare" or "data", "" for a run without masks; noted down and not compared, as the masks themselves are
-    """
-    identity = {
+def identity_of(recipe: Recipe, catalogue: Catalogue, protocol: str, seed: int, made: list[Fold]) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with."""
+    return {
         "recipe": recipe.model_dump(mode="json"),
         "protocol": protocol,
         "seed": seed,
         "data": {"name": catalogue.name, "digest": catalogue.digest, "slices": len(catalogue.table)},
         "split": digest(made, catalogue.table),
-        **sources,
     }
+
+
+def noted(
+    recipe: Recipe, catalogue: Catalogue, made: list[Fold], left_out: list[list[dict[str, Any]]], masks_from: str
+) -> dict[str, Any]:
+    """What is noted down beside a run's identity and not compared.
+
+    left_out : for each fold the slices of further sets that were left out, as `external.widened` counts them
+    masks_from : "figshare" or "data", "" for a run without masks; the masks themselves are compared
+    """
+    parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
+    # The data's digest is of all sets together, and one of them may be tested on alone.
+    sets = {"sets": [{"name": one.name, "digest": one.digest} for one in catalogue.sets]} if catalogue.parts else {}
+    return {
+        "folds": parts,
+        **sets,
+        **({"external": left_out} if recipe.external else {}),
+        **({"masks_from": masks_from} if masks_from else {}),
+        "leak": [fold.leak for fold in made if fold.leak],
+    }
+
+
+def open_run(
+    folder: Path,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    sources: dict[str, str],
+    facts: dict[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Make the run folder, or check that the one that is there is the same run.
+
+    identity : see `identity_of`; sources : see `made_of`; facts : see `noted`, and the device
+    """
+    identity = {**identity, **sources}
     file = folder / "environment.json"
     if file.exists() and overwrite:
         shutil.rmtree(folder)
-    if file.exists():
-        stored = json.loads(file.read_text())
-        stored["recipe"] = _spelled_out(stored.get("recipe"), recipe.title)
-        # What earlier versions did not note down is not held against their runs.
-        different = [
-            key for key, value in identity.items() if stored.get(key, value if key in sources else None) != value
-        ]
-        if different:
-            raise RunMismatch(
-                f"{folder} holds a run with another {' and '.join(different)}. Give the recipe another --name, or use "
-                "--overwrite to train it anew."
-            )
-        if not resume:
-            raise RunMismatch(f"{folder} exists. Use --resume to go on with it or --overwrite to train it anew.")
+    if not file.exists():
+        write_text(folder / "recipe.toml", recipe.toml())
+        write_json(file, {**identity, **facts, **_contract(recipe), **environment()})
         return
-    write_text(folder / "recipe.toml", recipe.toml())
-    parts = [{name: len(getattr(fold, name)) for name in ("train", "validation", "test")} for fold in made]
-    leak = [fold.leak for fold in made if fold.leak]
-    external = {"external": left_out} if recipe.external else {}
-    origin = {"masks_from": masks_from} if masks_from else {}
-    # The data's digest is of all sets together, and one of them may be tested on alone.
-    sets = {"sets": [{"name": one.name, "digest": one.digest} for one in catalogue.sets]} if catalogue.parts else {}
-    facts = {
-        "folds": parts,
-        **sets,
-        **external,
-        **origin,
-        "leak": leak,
-        "device": device,
-        **_contract(recipe),
-        **environment(),
-    }
-    write_json(file, {**identity, **facts})
+    stored = json.loads(file.read_text())
+    stored["recipe"] = _spelled_out(stored.get("recipe"), recipe.title)
+    # What earlier versions did not note down is not held against their runs.
+    different = [key for key, value in identity.items() if stored.get(key, value if key in sources else None) != value]
+    if different:
+        raise RunMismatch(
+            f"{folder} holds a run with another {' and '.join(different)}. Give the recipe another --name, or use "
+            "--overwrite to train it anew."
+        )
+    if not resume:
+        raise RunMismatch(f"{folder} exists. Use --resume to go on with it or --overwrite to train it anew.")
 
 
 def made_of(recipe: Recipe, inside: Path | None) -> dict[str, str]:

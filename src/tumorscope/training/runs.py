@@ -24,7 +24,7 @@ from tumorscope.labels import INDEX
 from tumorscope.protocols import folds
 from tumorscope.training.external import extended, find_external, widened, with_external
 from tumorscope.training.fold import Event, Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
-from tumorscope.training.identity import made_of, open_run
+from tumorscope.training.identity import identity_of, made_of, noted, open_run
 from tumorscope.training.pool import work
 from tumorscope.training.prepare import sources_of
 
@@ -77,8 +77,9 @@ def train_runs(
     sources_sha256 = made_of(recipe, inside)
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
-            asked = (folders[seed], recipe, catalogue, protocol, seed, made, left_out[seed])
-            open_run(*asked, sources_sha256, masks_from, device, resume, overwrite)
+            identity = identity_of(recipe, catalogue, protocol, seed, made)
+            facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), "device": device}
+            open_run(folders[seed], recipe, identity, sources_sha256, facts, resume=resume, overwrite=overwrite)
             _say_left_out(folders[seed], left_out[seed], report)
     labels = _labels(catalogue)
     jobs = [
