@@ -23,6 +23,7 @@ from tumorscope.evaluation.assemble import report_of
 from tumorscope.evaluation.evaluate import by_model
 from tumorscope.evaluation.explain import explain_run
 from tumorscope.evaluation.package_scores import score_package
+from tumorscope.evaluation.report import write_report
 from tumorscope.package.card import load_package
 from tumorscope.package.export import add_to_card, export_run
 from tumorscope.protocols import folds
@@ -168,7 +169,7 @@ def test_runs_with_further_sets_are_explained_compared_and_made_a_package_of(set
 
     found, _ = explain_run(crossed, main, 4)
     assert set(found["path"]) <= set(main.table["path"])
-    page = report_of(by_model([crossed]), main, tmp_path / "report")
+    page = write_report(tmp_path / "report", report_of(by_model([crossed]), main))
     assert page.exists()
     assert label_issues(main, crossed).judged == 84
     package = load_package(export_run(whole, [crossed], main, tmp_path / "package"))

@@ -26,6 +26,7 @@ from tumorscope.data.folder import read_pictures
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch, SplitLeak, TumorscopeError
 from tumorscope.evaluation.assemble import SHOWN_SIZE, report_of
 from tumorscope.evaluation.evaluate import by_model
+from tumorscope.evaluation.report import write_report
 from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
 from tumorscope.models.weights import Source, file_sha256, read_source
@@ -215,7 +216,7 @@ def test_a_run_of_a_backbone_that_its_fold_learnt_is_whole_without_the_cache_and
     header = read_source(moved / "fold-0" / "weights.safetensors", "resnet10t").header
     assert str(tmp_path) not in json.dumps(header)
     write_pixels(data, SHOWN_SIZE, np.zeros((76, SHOWN_SIZE, SHOWN_SIZE), np.uint8))
-    assert report_of(by_model([moved]), data, tmp_path / "report").exists()
+    assert write_report(tmp_path / "report", report_of(by_model([moved]), data)).exists()
     # A run from before the weights lay there says where they are.
     (moved / "fold-0" / BACKBONE).rename(learnt)
     tensors, _ = read_weights(moved / "fold-0" / "weights.safetensors")

@@ -22,17 +22,18 @@ def compare(
     Runs tested on another set are compared with --test-data.
     """
     from tumorscope.evaluation.assemble import left_apart, report_of
-    from tumorscope.evaluation.evaluate import by_model, differences
-    from tumorscope.evaluation.report import under
+    from tumorscope.evaluation.evaluate import by_model
+    from tumorscope.evaluation.report import under, write_report
 
     catalogue = open_joined(data, test_data, classes)
     runs = belonging(runs, left_apart(runs, catalogue))
     scored = by_model(runs)
     show(scored)
-    for row in differences(scored):
+    report = report_of(scored, catalogue)
+    for row in report.differences:
         points = "{:+.1f} points (95 % {:+.1f} to {:+.1f}".format(
             *(100 * row[k] for k in ("difference", "low", "high"))
         )
         pair = f"test accuracy of {row['one']} less that of {row['other']}"
         typer.echo(f"{under(row['protocol'], row['test_set'])}: {pair}: {points}, p {row['p']:.3f})")
-    typer.echo(report_of(scored, catalogue, out))
+    typer.echo(write_report(out, report))

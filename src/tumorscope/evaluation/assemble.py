@@ -22,7 +22,7 @@ from tumorscope.evaluation.evaluate import (
     tested_on,
     why_unscored,
 )
-from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples, write_report
+from tumorscope.evaluation.report import PARTS, Mistakes, ModelSection, Report, Samples
 from tumorscope.evaluation.scores import worst_mistakes
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.models.registry import build, drawn_at_random, layer_table
@@ -41,16 +41,15 @@ PAIRS = 6
 def report_of(
     scored: Scored,
     catalogue: Catalogue,
-    folder: Path,
     *,
     epochs: pd.DataFrame | None = None,
     notices: Sequence[str] = (),
-) -> Path:
-    """Write the report of finished runs into `folder` and give the page's path; raises `RunMismatch` for `left_apart` runs."""
+) -> Report:
+    """What the report of finished runs shows, for `report.write_report`; raises `RunMismatch` for `left_apart` runs."""
     runs = [one["run"] for several in scored.values() for one in several]
     for run, why in left_apart(runs, catalogue).items():
         raise RunMismatch(f"{run}: {why}")
-    report = Report(
+    return Report(
         title=f"tumorscope: {catalogue.name}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=data_facts(catalogue),
@@ -63,7 +62,6 @@ def report_of(
         epochs=epochs,
         differences=differences(scored),
     )
-    return write_report(folder, report)
 
 
 def left_apart(runs: Sequence[Path], catalogue: Catalogue) -> dict[Path, str]:

@@ -9,6 +9,7 @@ from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.evaluation.assemble import is_report_data, report_of
 from tumorscope.evaluation.evaluate import by_model
+from tumorscope.evaluation.report import write_report
 from tumorscope.study.epochs import epoch_curve
 from tumorscope.training.fold import Report
 
@@ -32,4 +33,4 @@ def run_main_job(
     epochs: pd.DataFrame | None = None
     if is_report_data(catalogue):
         epochs = epoch_curve(catalogue, plan["baseline_cnn"], runs / "epochs.csv")
-    return report_of(by_model(folders), catalogue, out, epochs=epochs, notices=notices)
+    return write_report(out, report_of(by_model(folders), catalogue, epochs=epochs, notices=notices))
