@@ -8,6 +8,7 @@ import typer
 from tumorscope.cli.common import counting, name_pictures, open_catalogue, say, training_progress
 
 if TYPE_CHECKING:
+    from tumorscope.config import Input
     from tumorscope.data.folder import Pictures
 
 
@@ -41,8 +42,6 @@ def pretrain(
     import json
 
     from tumorscope.config import load_recipe, parse_override
-    from tumorscope.data.folder import read_pictures
-    from tumorscope.errors import DataNotFound
     from tumorscope.training.pretrain import ORIGIN, check
     from tumorscope.training.pretrain import pretrain as learn
     from tumorscope.training.runs import device_here
@@ -52,24 +51,7 @@ def pretrain(
     chosen = load_recipe(recipe, dict(parse_override(item) for item in set_ or []))
     check(chosen)
     here = device_here(device)
-    with counting("Reading images") as progress:
-        pictures = read_pictures(data, chosen.input, progress)
-    for notice in pictures.notices:
-        say(f"Note: {notice}")
-    if pictures.refused:
-        say(f"Left out: {pictures.refused} files that are no readable image.")
-    say(by_class(pictures))
-    digests = []
-    for place in apart_from or []:
-        from tumorscope.audit.apart import apart
-
-        catalogue = name_pictures(open_catalogue(place))
-        before = len(pictures.labels)
-        pictures = apart(pictures, data, catalogue)
-        say(f"{before - len(pictures.labels):,} of {before:,} images are slices of {catalogue.name} and were left out.")
-        digests.append(catalogue.digest)
-    if not len(pictures.labels):
-        raise DataNotFound(f"{data}: every image of it is a slice of {', '.join(map(str, apart_from or []))}.")
+    pictures, digests = _read(data, chosen.input, apart_from or [])
     file = out or Path("weights") / f"{chosen.name}-{Path(pictures.name).stem}.safetensors"
     origin = {
         **{"name": pictures.name, "digest": pictures.digest, "slices": len(pictures.labels)},
@@ -91,6 +73,35 @@ def pretrain(
         )
     typer.echo(file.resolve())
     say(following(recipe, file, set_ or [], apart_from or []))
+
+
+def _read(data: Path, view: "Input", apart_from: list[Path]) -> tuple["Pictures", list[str]]:
+    """The images to learn on, said in words, and the digests of the sets whose slices were left out of them.
+
+    Raises `DataNotFound` where nothing is left.
+    """
+    from tumorscope.data.folder import read_pictures
+    from tumorscope.errors import DataNotFound
+
+    with counting("Reading images") as progress:
+        pictures = read_pictures(data, view, progress)
+    for notice in pictures.notices:
+        say(f"Note: {notice}")
+    if pictures.refused:
+        say(f"Left out: {pictures.refused} files that are no readable image.")
+    say(by_class(pictures))
+    digests = []
+    for place in apart_from:
+        from tumorscope.audit.apart import apart
+
+        catalogue = name_pictures(open_catalogue(place))
+        before = len(pictures.labels)
+        pictures = apart(pictures, data, catalogue)
+        say(f"{before - len(pictures.labels):,} of {before:,} images are slices of {catalogue.name} and were left out.")
+        digests.append(catalogue.digest)
+    if not len(pictures.labels):
+        raise DataNotFound(f"{data}: every image of it is a slice of {', '.join(map(str, apart_from))}.")
+    return pictures, digests
 
 
 def following(recipe: str, file: Path, set_: list[str], apart_from: list[Path]) -> str:
