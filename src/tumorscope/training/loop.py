@@ -104,12 +104,8 @@ def fit(
             after_epoch=after_epoch,
             classes=classes,
         )
+    _need_fitting(recipe, masks is not None, len(validation[1]), features is None and fabric.world_size > 1)
     with reproducible(seed, recipe.training.threads, fabric.device):
-        if recipe.needs_masks and (masks is None or recipe.imbalance.method != "none"):
-            missing = "needs tumour masks" if masks is None else "has masks, which oversampling has none for"
-            raise RecipeError(f"{recipe.name}: it {missing}; change model, augment or imbalance")
-        if not len(validation[1]) and (recipe.early_stopping.patience or recipe.schedule.plateau_patience):
-            raise RecipeError(f"{recipe.name}: it waits for validation losses, and here is no validation part")
         train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device, masks)
         held_out = Part.of(*validation, fabric.device)
         module: nn.Module = (
@@ -117,10 +113,6 @@ def fit(
             if features
             else SliceNetwork(recipe, train.images, classes)
         )
-        if trunk_of(module) and recipe.model.backbone and recipe.model.backbone.gradual and fabric.world_size > 1:
-            raise RecipeError(
-                f"{recipe.name}: model.backbone.gradual: unfreezing on the way goes with one process; set 0"
-            )
         state = State(module, _optimiser(recipe, module, fabric), torch.Generator().manual_seed(seed))
         wrapped, optimiser = fabric.setup(module, state.optimiser)
         if checkpoint and checkpoint.exists():
@@ -134,6 +126,17 @@ def fit(
         if state.best:
             module.load_state_dict(state.best)
         return module.eval(), state.history
+
+
+def _need_fitting(recipe: Recipe, masked: bool, held_out: int, spread: bool) -> None:
+    """Raise `RecipeError` where the recipe asks for masks, a validation part or a single process that it is not given."""
+    if recipe.needs_masks and (not masked or recipe.imbalance.method != "none"):
+        missing = "has masks, which oversampling has none for" if masked else "needs tumour masks"
+        raise RecipeError(f"{recipe.name}: it {missing}; change model, augment or imbalance")
+    if not held_out and (recipe.early_stopping.patience or recipe.schedule.plateau_patience):
+        raise RecipeError(f"{recipe.name}: it waits for validation losses, and here is no validation part")
+    if spread and recipe.model.backbone and recipe.model.backbone.gradual:
+        raise RecipeError(f"{recipe.name}: model.backbone.gradual: unfreezing on the way goes with one process; set 0")
 
 
 def _fit_members(
