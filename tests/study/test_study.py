@@ -13,7 +13,7 @@ from tumorscope.config import Backbone
 from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.models.backbones import make_features
 from tumorscope.study.rows import Row, all_rows, chosen_rows
-from tumorscope.study.table import run_study
+from tumorscope.study.table import likeness_of, run_study, write_study
 from tumorscope.training.checkpoint import save_weights
 
 
@@ -235,3 +235,26 @@ def test_a_study_stopped_in_the_middle_of_a_row_ends_with_the_same_table(tmp_pat
     every: list = []
     assert cut == study("whole", every.append)
     assert len(again) < len(every)  # epochs that were saved do not come again; how many were depends on the workers
+
+
+def test_super_resolution_is_told_over_all_test_slices_of_all_folds(tmp_path):
+    """Two folds with three slices: PSNR 30, 32 and none (given back exactly), SSIM 0.7, 0.8 and 1."""
+    for fold, rows in enumerate(
+        ["bicubic,30,0.7\nmfcn,33,0.9", "bicubic,32,0.8\nmfcn,35,0.9\nbicubic,inf,1\nmfcn,37,0.9"]
+    ):
+        (tmp_path / f"fold-{fold}").mkdir()
+        (tmp_path / f"fold-{fold}" / "likeness.csv").write_text(f"filter,psnr,ssim\n{rows}\n")
+    found = likeness_of([tmp_path])
+    assert found["slices"] == 3
+    assert found["by filter"]["bicubic"] == pytest.approx(
+        {"psnr": 31, "ssim": 2.5 / 3, "psnr_sd": 2**0.5, "ssim_sd": (0.07 / 3) ** 0.5}
+    )
+    assert found["by filter"]["mfcn"] == pytest.approx({"psnr": 35, "ssim": 0.9, "psnr_sd": 2, "ssim_sd": 0}, abs=1e-9)
+    assert likeness_of([tmp_path / "fold-0"]) == {}
+
+    kept = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "study.json").read_text())
+    kept["rows"] = [{**kept["rows"][0], "likeness": found}, kept["rows"][1]]
+    (tmp_path / "study.json").write_text(json.dumps(kept))
+    page = write_study(tmp_path).read_text()
+    assert page.count("Likeness to the real slices") == 1
+    assert all(told in page for told in ("31.00", "35.00", "0.833", "0.900"))
