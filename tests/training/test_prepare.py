@@ -24,7 +24,7 @@ from tumorscope.models.superresolution import FusionNetwork
 from tumorscope.package.export import export_run
 from tumorscope.training.prepare import Source, fold_pixels, reduce_to
 from tumorscope.training.runs import read_predictions
-from tumorscope.training.superresolution import likeness, sheet
+from tumorscope.training.superresolution import learn, likeness, sheet
 from tumorscope.tuning.search import tune
 from tumorscope.tuning.space import load_space
 
@@ -90,6 +90,41 @@ def test_super_resolution_never_sees_a_test_slice(tmp_path):
     one, two = (read_predictions(run) for run, _ in runs)
     pd.testing.assert_frame_equal(one[one["part"] == "validation"], two[two["part"] == "validation"])
     assert not one[one["part"] == "test"].equals(two[two["part"] == "test"])
+
+
+def test_super_resolution_without_test_slices_compares_nothing(tmp_path):
+    """Under `all` every picture is for training; it ended with an error when all was learnt."""
+    (run,) = train(
+        everything(**ENLARGED), sharp_catalogue(tmp_path, *drawn()), "all", [0], runs=tmp_path / "runs", workers=1
+    )
+    assert (run / "fold-0" / "weights.safetensors").exists()
+    assert not (run / "fold-0" / "likeness.csv").exists()
+
+
+def test_an_interrupted_super_resolution_goes_on_with_the_same_bits(tmp_path):
+    from tumorscope.training import superresolution
+
+    real = drawn()[0]
+    enlarged = np.stack([enlarge(shrink(image, SMALL), SIZE, "bicubic") for image in real])
+    asked = {"seed": 3, "device": "cpu", "progress": lambda done, total: None}
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    learn(everything(**ENLARGED), enlarged, real, whole, **asked)
+    save = superresolution.save_checkpoint
+
+    def stop(path, state):
+        save(path, state)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(superresolution, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            learn(everything(**ENLARGED), enlarged, real, cut, **asked)
+    assert not cut.exists()
+    epochs = []
+    learn(everything(**ENLARGED), enlarged, real, cut, **asked | {"progress": lambda *one: epochs.append(one)})
+    assert epochs == [(2, 2)]
+    assert cut.read_bytes() == whole.read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
 
 
 def test_likeness_by_hand():

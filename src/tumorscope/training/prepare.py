@@ -76,10 +76,7 @@ def fold_pixels(job: "Job", source: Source, say: Say) -> Path:
 
 
 def _enlarged(job: "Job", source: Source, say: Say) -> Path:
-    from PIL import Image
-
-    from tumorscope.training.fold import write_csv
-    from tumorscope.training.superresolution import learn, likeness, sharpened, sheet
+    from tumorscope.training.superresolution import learn, sharpened
 
     settings, rows = job.recipe.super_resolution, np.sort(job.fold.train)
     facts = {
@@ -99,13 +96,24 @@ def _enlarged(job: "Job", source: Source, say: Say) -> Path:
             progress = say(f"Super-resolution, {job.run.name} fold {job.fold.index}", "epochs")
             learn(job.recipe, enlarged[rows], real[rows], weights, seed=job.seed, device=job.device, progress=progress)
         _write(file, sharpened(weights, settings, enlarged, job.device))
-    made, test = np.load(file, mmap_mode="r"), job.fold.test
+    if len(job.fold.test):  # under `all` there are none
+        _write_likeness(job, small, real, np.load(file, mmap_mode="r"))
+    return file
+
+
+def _write_likeness(job: "Job", small: np.ndarray, real: np.ndarray, made: np.ndarray) -> None:
+    """likeness.csv and likeness.png of the fold's test slices, from uint8 (n, t, t) and twice (n, s, s)."""
+    from PIL import Image
+
+    from tumorscope.training.fold import write_csv
+    from tumorscope.training.superresolution import likeness, sheet
+
+    test = job.fold.test
     scores = likeness(small[test], real[test], made[test])
     write_csv(job.folder / "likeness.csv", scores.assign(row=test[scores.pop("slice")], fold=job.fold.index))
     shown = test[np.unique(job.labels[test], return_index=True)[1]]
     with replacing(job.folder / "likeness.png") as temporary:
         Image.fromarray(sheet(small[shown], real[shown], made[shown])).save(temporary)
-    return file
 
 
 def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
