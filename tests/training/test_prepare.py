@@ -22,6 +22,7 @@ from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.estimator import SliceClassifier
 from tumorscope.models.superresolution import FusionNetwork
 from tumorscope.package.export import export_run
+from tumorscope.training import network, prepare
 from tumorscope.training.prepare import Source, fold_pixels, reduce_to
 from tumorscope.training.runs import read_predictions
 from tumorscope.training.superresolution import learn, likeness, sheet
@@ -197,10 +198,16 @@ def interest(tmp_path_factory):
         yield load_catalogue(archive), folder, load_recipe("improved_cnn", changes)
 
 
-def test_regions_come_from_a_model_of_the_same_fold(interest):
+def test_regions_come_from_a_model_of_the_same_fold(interest, monkeypatch):
+    """Another fold's has learnt on the test slices."""
     data, folder, recipe = interest
+    asked = []
+    reduced, load = prepare.fold_pixels, network.load_network
+    monkeypatch.setattr(prepare, "fold_pixels", lambda job, *rest: asked.append(job.fold.index) or reduced(job, *rest))
+    monkeypatch.setattr(network, "load_network", lambda fold, *rest: asked.append(fold) or load(fold, *rest))
     (run,) = train(recipe, data, "picture-cv", [3], runs=folder / "runs", workers=1)
     finder = folder / "runs" / "finder-picture-cv-s3"
+    assert asked == [one for index in range(5) for one in (index, finder / f"fold-{index}")]
     one, other = (json.loads((place / "environment.json").read_text()) for place in (run, finder))
     assert one["split"] == other["split"]
     made = list(data.folder.glob("pixels-crop-*.npy"))

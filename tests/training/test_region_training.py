@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from tumorscope.api import train
@@ -245,6 +246,40 @@ def test_training_scores_regions_and_goes_on_with_the_same_bits(phantom, tmp_pat
             train(recipe, phantom, "official", [0], runs=tmp_path / "cut", workers=1)
     (again,) = train(recipe, phantom, "official", [0], runs=tmp_path / "cut", workers=1, resume=True)
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+def test_the_loss_gets_masks_that_are_moved_as_the_slices_are_that_the_network_sees(monkeypatch):
+    """Slices that are their own masks stay so, mirrored, turned, zoomed and shifted."""
+    from tumorscope.training import loop
+    from tumorscope.training.fold import open_fabric
+
+    drawn = np.zeros((8, 32, 32), np.uint8)
+    for row, one in enumerate(drawn):
+        one[4 + row : 12 + row, 6:20] = INSIDE
+    labels = np.array([0, 1, 3, 0, 1, 3, 0, 1])
+    grey = ("contrast", "brightness", "gamma", "bias_field", "noise", "paste", "remove", "seam")
+    geometry = {"augment.mirror": 0.5, "augment.rotate": 40, "augment.scale": 0.3, "augment.shift": 0.2}
+    recipe = load_recipe("region_unet", {**TINY, **{f"augment.{name}": 0.0 for name in grey}, **geometry})
+    seen, got = [], []
+    forward, region_loss = loop.SliceNetwork.forward, loop.region_loss
+
+    def looking(module, images, regions=False):
+        if regions:
+            seen.append(images.clone())
+        return forward(module, images, regions)
+
+    def asking(pixels, masks, *rest):
+        got.append(masks.clone())
+        return region_loss(pixels, masks, *rest)
+
+    monkeypatch.setattr(loop.SliceNetwork, "forward", looking)
+    monkeypatch.setattr(loop, "region_loss", asking)
+    loop.fit(recipe, 0, (drawn, labels), (drawn, labels), masks=drawn, fabric=open_fabric("cpu"))
+    assert len(seen) == len(got) == 2  # epochs of one batch
+    lay = {one.tobytes() for one in drawn}
+    for images, inside in zip(seen, got, strict=True):
+        assert torch.equal((images > 127.5).float(), inside)
+        assert not lay & {one.numpy().tobytes() for one in (inside * INSIDE).byte()}  # none where it lay
 
 
 def test_slices_are_changed_at_random_after_tumours_were_pasted_and_removed(phantom, tmp_path):
