@@ -219,6 +219,21 @@ def test_regions_come_from_a_model_of_the_same_fold(interest, monkeypatch):
     assert all((np.load(file) == whole).all(axis=(1, 2)).mean() < 1 for file in made)
 
 
+def test_a_run_does_not_go_on_with_slices_that_another_network_has_cut(interest):
+    """A region model trained anew has other weights; a run from before they were noted down goes on."""
+    data, folder, recipe = interest
+    asked = {"runs": folder / "again", "workers": 1, "resume": True}
+    (run,) = train(recipe, data, "official", [0], **asked)
+    weights = folder / "again" / "finder-official-s0" / "fold-0" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(RunMismatch, match=r"cut-official-s0 holds a run with another finder_weights\. Give"):
+        train(recipe, data, "official", [0], **asked)
+    facts = json.loads((run / "environment.json").read_text())
+    del facts["finder_weights"]
+    (run / "environment.json").write_text(json.dumps(facts))
+    assert train(recipe, data, "official", [0], **asked) == [run]
+
+
 @pytest.mark.parametrize(("mirrored", "more"), [(False, {}), (True, {"mirror_average": True})])
 def test_slices_reduced_without_the_mirror_are_known_by_the_name_of_before(tmp_path, mirrored, more):
     """A file of that name is taken as it is; with the mirror regions are others, and so is the name."""

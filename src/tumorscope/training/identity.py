@@ -78,7 +78,7 @@ def open_run(
 ) -> None:
     """Make the run folder, or check that the one that is there is the same run.
 
-    identity : see `identity_of`; sources : see `made_of`; facts : see `noted`, and the device
+    identity : see `identity_of`; sources : see `made_of` and `finder_of`; facts : see `noted`, and the device
     """
     identity = {**identity, **sources}
     file = folder / "environment.json"
@@ -116,6 +116,14 @@ def made_of(recipe: Recipe, inside: Path | None) -> dict[str, str]:
         finder = load_recipe(recipe.region_of_interest.recipe).model_dump_json()
         found["finder"] = hashlib.sha256(finder.encode()).hexdigest()
     return found
+
+
+def finder_of(run: Path | None) -> dict[str, str]:
+    """Sha256 of the networks of all folds of the run that finds regions of interest; nothing where none does."""
+    if run is None:
+        return {}
+    networks = [file.read_bytes() for file in sorted(run.glob("fold-*/weights.safetensors"))]
+    return {"finder_weights": hashlib.sha256(b"".join(networks)).hexdigest()}
 
 
 def _contract(recipe: Recipe) -> dict[str, Any]:

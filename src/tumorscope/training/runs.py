@@ -24,7 +24,7 @@ from tumorscope.labels import INDEX
 from tumorscope.protocols import folds
 from tumorscope.training.external import extended, find_external, widened, with_external
 from tumorscope.training.fold import Event, Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
-from tumorscope.training.identity import identity_of, made_of, noted, open_run
+from tumorscope.training.identity import finder_of, identity_of, made_of, noted, open_run
 from tumorscope.training.pool import work
 from tumorscope.training.prepare import sources_of
 
@@ -78,8 +78,10 @@ def train_runs(
     with _first_before_the_others(device) as first:
         for seed, made in splits.items() if first else ():
             identity = identity_of(recipe, catalogue, protocol, seed, made)
+            source = sources[seed]
+            named = sources_sha256 | finder_of(source.finder if source else None)
             facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), "device": device}
-            open_run(folders[seed], recipe, identity, sources_sha256, facts, resume=resume, overwrite=overwrite)
+            open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
             _say_left_out(folders[seed], left_out[seed], report)
     labels = _labels(catalogue)
     jobs = [
