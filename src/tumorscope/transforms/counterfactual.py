@@ -18,7 +18,7 @@ NOTUMOR = INDEX["notumor"]
 PASTE, REMOVE, SEAM = 1, 2, 3
 #: Head: brighter than this share of white after a blur. Ring around a region for matching, and soft edge, in shares of a side.
 HEAD, RING, EDGE = 0.06, 0.04, 0.02
-#: Least pixels of a pasted region, and least share of a removed one's tissue that must come from inside the head.
+#: Least pixels of a region, and share of tumour-free tissue from inside the head with which the other hemisphere is taken.
 LEAST, WITHIN = 4, 0.9
 #: Limits of the gain that matches tissue to its new surroundings.
 GAIN = (0.4, 2.5)
