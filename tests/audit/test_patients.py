@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tumorscope.audit.patients import link, mask_for, patients_from, read_figshare
+from tumorscope.audit.patients import link, mask_of, patients_from, read_figshare
 from tumorscope.data.decode import shrink
 from tumorscope.errors import DataNotFound, InputRejected
 
@@ -133,8 +133,8 @@ def test_slices_are_matched_with_their_turn_their_mask_lies_right_and_other_labe
     assert found["turn"].tolist() == ["mirror", "flip"]
     assert found["patient"].tolist() == ["MR040240B", "100360"]
     assert found["conflict"].tolist() == [False, True]
-    np.testing.assert_array_equal(mask_for(known, found.iloc[0], SIDE), np.fliplr(mask(2)))
-    np.testing.assert_array_equal(mask_for(known, found.iloc[1], SIDE), np.flipud(mask(3)))
+    np.testing.assert_array_equal(mask_of(known, found.iloc[0]) > 0, np.fliplr(mask(2)))
+    np.testing.assert_array_equal(mask_of(known, found.iloc[1]) > 0, np.flipud(mask(3)))
 
 
 def test_what_is_no_figshare_set_is_refused_with_what_was_expected(tmp_path):
@@ -200,12 +200,12 @@ def test_sixteen_bits_are_stretched_from_the_lowest_to_the_highest_value_and_one
     assert found.image(2).tolist() == [[0, 0], [0, 0]]
 
 
-def test_a_mask_follows_a_half_turn_at_any_size(tmp_path):
+def test_a_mask_follows_a_half_turn(tmp_path):
     known = read_figshare(folder_of_mats(tmp_path / "set"))
     match = pd.Series({"figshare": 3, "turn": "half_turn"})
-    expected = np.zeros((SIDE // 2, SIDE // 2), bool)
-    expected[SIDE // 2 - 20 : SIDE // 2 - 12, SIDE // 2 - 20 : SIDE // 2 - 4] = True  # rows 24 to 40, columns 8 to 40
-    np.testing.assert_array_equal(mask_for(known, match, SIDE // 2), expected)
+    expected = np.zeros((SIDE, SIDE), np.uint8)
+    expected[SIDE - 40 : SIDE - 24, SIDE - 40 : SIDE - 8] = 255  # rows 24 to 40, columns 8 to 40
+    np.testing.assert_array_equal(mask_of(known, match), expected)
 
 
 def test_what_was_copied_out_of_a_zip_of_zips_goes_with_the_set_and_without_a_warning(tmp_path, monkeypatch, recwarn):

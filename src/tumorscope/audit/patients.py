@@ -264,16 +264,11 @@ def link(
     )
 
 
-def mask_for(figshare: FigshareSet, match: Any, size: int) -> np.ndarray:
-    """The tumour mask of a matched slice as that slice lies, bool (size, size), stretched to the square like its pixels.
+def mask_of(figshare: FigshareSet, match: Any) -> np.ndarray:
+    """The tumour mask of a matched slice as that slice lies, uint8 of the mask's own size, 0 and 255.
 
     match : a row of `link` (anything with figshare and turn)
     """
-    return shrink(mask_of(figshare, match), size) > 127
-
-
-def mask_of(figshare: FigshareSet, match: Any) -> np.ndarray:
-    """The tumour mask of a matched slice as that slice lies, uint8 of the mask's own size, 0 and 255."""
     return np.ascontiguousarray(turn(figshare.mask(match.figshare), match.turn).astype(np.uint8) * 255)
 
 
