@@ -72,7 +72,9 @@ def test_region_scores_and_their_summary_by_hand():
     assert scores["dice"].isna().tolist() == [False, False, True, True]
     assert scores["pointed"].tolist()[:2] == [1, 0]
     assert scores["region_pixels"].tolist() == [4, 1, 1, 0]
-    found = summary(scores.assign(label=np.array(CLASSES)[labels], plane=["axial", "coronal", "", "axial"]), 100)
+    named = scores.assign(label=np.array(CLASSES)[labels], plane=["axial", "coronal", "", "axial"])
+    found = summary(named, 100)
+    assert summary(pd.concat([named, named]), 100, seeds=2) == found  # two runs on the same slices
     assert found["by plane"]["axial"]["dice_mean"] == 1
     assert found["by plane"]["coronal"]["hit"] == 0
     assert found["by class"]["glioma"]["dice_mean"] == 0.5

@@ -79,35 +79,35 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), 1.0)
 
 
-def summary(regions: pd.DataFrame, pixels: int) -> dict[str, Any]:
+def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any]:
     """Of a part of a run's regions.csv: Dice, hits and pointing by class, plane and size, and false regions elsewhere.
 
-    pixels : of a slice, s * s
+    pixels : of a slice, s * s; seeds : runs that the rows are of, on the same slices, which are counted once
     """
     tumours = regions[regions["dice"].notna()]
     free = regions[regions["label"] == "notumor"]
     size = pd.cut(tumours["mask_pixels"] / pixels, list(SIZES), labels=[f"to {high:.1%}" for high in SIZES[1:]])
     return {
-        "all": _summary(tumours, pixels),
+        "all": _summary(tumours, pixels, seeds),
         "by class": {
-            name: _summary(tumours[tumours["label"] == name], pixels) for name in CLASSES if name != "notumor"
+            name: _summary(tumours[tumours["label"] == name], pixels, seeds) for name in CLASSES if name != "notumor"
         },
-        "by plane": {str(name): _summary(part, pixels) for name, part in tumours.groupby("plane") if name},
+        "by plane": {str(name): _summary(part, pixels, seeds) for name, part in tumours.groupby("plane") if name},
         "by share of the slice": {
-            str(name): _summary(part, pixels) for name, part in tumours.groupby(size, observed=True)
+            str(name): _summary(part, pixels, seeds) for name, part in tumours.groupby(size, observed=True)
         },
         "tumour-free": {
-            "slices": len(free),
+            "slices": len(free) // seeds,
             "with a region": float((free["region_pixels"] > 0).mean()) if len(free) else None,
         },
     }
 
 
-def _summary(part: pd.DataFrame, pixels: int) -> dict[str, Any]:
+def _summary(part: pd.DataFrame, pixels: int, seeds: int) -> dict[str, Any]:
     if part.empty:
         return {"slices": 0}
     return {
-        "slices": len(part),
+        "slices": len(part) // seeds,
         "dice_median": float(part["dice"].median()),
         "dice_mean": float(part["dice"].mean()),
         "hit": float((part["dice"] > 0).mean()),

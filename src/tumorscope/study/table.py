@@ -191,7 +191,7 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     regions = [pd.read_csv(run / "regions.csv") for run in runs if (run / "regions.csv").exists()]
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
-        line["regions"] = summary(pooled, row.build().input.size ** 2)
+        line["regions"] = summary(pooled, row.build().input.size ** 2, len(runs))
     if enlarged := likeness_of(runs):
         line["likeness"] = enlarged
     line["made"] = _made(runs)
@@ -214,7 +214,8 @@ def likeness_of(runs: Sequence[Path]) -> dict[str, Any]:
         }
         for name, part in table.groupby("filter", sort=False)
     }
-    return {"slices": int(table["filter"].eq(table["filter"].iloc[0]).sum()), "by filter": filters}
+    slices = len(table) // len(filters) // len(runs)  # the same ones in every run
+    return {"slices": slices, "by filter": filters}
 
 
 def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
