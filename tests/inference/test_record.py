@@ -108,6 +108,17 @@ def test_dicom_files_follow_each_other_by_position_however_they_are_named(tmp_pa
         expand(["s[3]"])
 
 
+def test_a_folders_files_are_opened_once_to_be_ordered(tmp_path, monkeypatch):
+    flat = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
+    for name, z in (("a", 2), ("b.dcm", 1)):
+        (tmp_path / name).write_bytes(dicom(**flat, ImagePositionPatient=[0, 0, z]))
+    (tmp_path / "c.jpg").write_bytes(b"\xff\xd8\xff")
+    opened, plain = Counter[str](), Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how: opened.update([path.name]) or plain(path, *how))
+    assert [Path(path).name for path in expand([str(tmp_path)])] == ["c.jpg", "b.dcm", "a"]
+    assert opened == {"a": 1, "b.dcm": 1, "c.jpg": 1}
+
+
 def test_a_file_that_cannot_say_its_series_belongs_to_the_only_one_of_its_folder():
     known = {"series": "0a1b2c3d"}
     records = [{**record("s/1.dcm", "glioma"), **known}, record("s/2.dcm"), {**record("s/3.dcm", "glioma"), **known}]

@@ -167,11 +167,11 @@ def _is_image(member: Member) -> bool:
     return PurePosixPath(member.name).suffix.lower() in ENDINGS
 
 
-def may_hold_slices(name: str, head: Callable[[], bytes]) -> bool:
-    """Whether a file of any kind that is read may do so, by its ending or as DICOM. head : gives its first `HEAD` bytes."""
+def may_hold_slices(name: str, dicom: Callable[[], bool]) -> bool:
+    """Whether a file of any kind that is read may do so, by its ending or as DICOM. dicom : whether it begins as that"""
     # DICOM files often have no ending, or are named after a UID. DICOMDIR is the list of a disc's files.
     listing = PurePosixPath(name).name.upper() == "DICOMDIR"
-    return not listing and (name.lower().endswith((*ENDINGS, *MEDICAL)) or starts_as_dicom(head()))
+    return not listing and (name.lower().endswith((*ENDINGS, *MEDICAL)) or dicom())
 
 
 def starts_as_dicom(head: bytes) -> bool:
@@ -199,7 +199,7 @@ def _is_map(source: Source, member: Member) -> bool:
 
 def _may_hold_slices(source: Source, member: Member) -> bool:
     try:
-        return may_hold_slices(member.name, lambda: source.head(member.name, HEAD))
+        return may_hold_slices(member.name, lambda: starts_as_dicom(source.head(member.name, HEAD)))
     except InputRejected:  # it may: who reads it says why it cannot be read
         return True
 

@@ -21,6 +21,8 @@ from tumorscope.inference.reading.dicom import ORDERED_BY, position
 from tumorscope.inference.reading.slices import Grid
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
+#: Files in order, each with the series and place of a DICOM file, None for one of another kind.
+Placed = dict[str, tuple[str, float] | None]
 
 
 def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -30,21 +32,20 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
 
     Raises `DataNotFound` for a path that is not there, a folder without slices and a pattern without files.
     """
-    found: list[str] = []
+    found: Placed = {}
     left: set[Path] = set()
     for path in paths:
         if path == "-":
-            found.append(path)
+            found[path] = None
         elif Path(path).is_dir():
-            found += _in_folder(Path(path), left)
+            found |= _in_folder(Path(path), left)
         elif Path(path).exists():
-            found.append(path)
+            found[path] = _place(Path(path))
         else:
-            found += _matching(path, left)
-    every = list(dict.fromkeys(found))
-    slices = [file for file in every if not _is_map(Path(file))]
-    if len(slices) < len(every):
-        say(f"Left out: {len(every) - len(slices):,} heat maps and masks that tumorscope wrote.")
+            found |= _matching(path, left)
+    slices = {file: place for file, place in found.items() if not _is_map(Path(file))}
+    if len(slices) < len(found):
+        say(f"Left out: {len(found) - len(slices):,} heat maps and masks that tumorscope wrote.")
     if left:
         kinds = Counter(item.suffix.lower() or "without ending" for item in left).most_common()
         say(f"Left out, of kinds that are not read: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}.")
@@ -53,22 +54,22 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
     return _in_order(slices)
 
 
-def _in_folder(folder: Path, left: set[Path]) -> list[str]:
+def _in_folder(folder: Path, left: set[Path]) -> Placed:
     files = _slices_in(folder, left)
     if not files:
         raise DataNotFound(f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).")
     return files
 
 
-def _matching(pattern: str, left: set[Path]) -> list[str]:
+def _matching(pattern: str, left: set[Path]) -> Placed:
     """Files that a pattern matches, and those in folders that it matches."""
     matches = [Path(one) for one in glob.glob(pattern, recursive=True)]  # noqa: PTH207  # Path.glob takes no absolute pattern
     if not matches:
         raise DataNotFound(f"{pattern}: no such file, folder or pattern.")
     files = [one for one in matches if one.is_file()]
-    found = [str(one) for one in sorted(files, key=lambda one: (str(one.parent), one.name))]
+    found = {str(one): _place(one) for one in sorted(files, key=lambda one: (str(one.parent), one.name))}
     for folder in sorted(one for one in matches if one.is_dir()):
-        found += _slices_in(folder, left)
+        found |= _slices_in(folder, left)
     if not found:
         raise DataNotFound(
             f"{pattern}: what matches holds no file that may hold slices ({', '.join(ENDINGS)}, or DICOM)."
@@ -76,42 +77,48 @@ def _matching(pattern: str, left: set[Path]) -> list[str]:
     return found
 
 
-def _slices_in(folder: Path, left: set[Path]) -> list[str]:
+def _slices_in(folder: Path, left: set[Path]) -> Placed:
     """Files below `folder` that may hold slices; the others are added to `left`, hidden ones apart."""
-    files = [item for item in folder.rglob("*") if item.is_file()]
-    slices = [item for item in files if _may_hold_slices(item)]
-    left |= {item for item in set(files).difference(slices) if not item.name.startswith(".") and not _is_map(item)}
-    return [str(item) for item in sorted(slices, key=lambda item: (str(item.parent), _is_dicom(item), item.name))]
+    files = {item: _place(item) for item in folder.rglob("*") if item.is_file()}
+    slices = [item for item in files if _may_hold_slices(item, files[item] is not None)]
+    left |= {item for item in files.keys() - slices if not item.name.startswith(".") and not _is_map(item)}
+    slices.sort(key=lambda item: (str(item.parent), files[item] is not None, item.name))
+    return {str(item): files[item] for item in slices}
 
 
-def _in_order(files: list[str]) -> list[str]:
+def _in_order(files: Placed) -> list[str]:
     """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
-    places: dict[Path, list[int]] = defaultdict(list)
-    for number, file in enumerate(files):
-        if file != "-" and _is_dicom(Path(file)):
-            places[Path(file).parent].append(number)
+    dicom: dict[Path, list[tuple[tuple[str, float], int, str]]] = defaultdict(list)
+    for number, (file, place) in enumerate(files.items()):
+        if place is not None:
+            dicom[Path(file).parent].append((place, number, file))
     ordered = list(files)
-    for numbers in places.values():
-        several = [files[number] for number in numbers]
-        if len(several) > 1:
-            several.sort(key=lambda file: position(_head(Path(file), ORDERED_BY)))
-        for number, file in zip(numbers, several, strict=True):
+    for several in dicom.values():
+        for (_, number, _), (_, _, file) in zip(several, sorted(several), strict=True):
             ordered[number] = file
     return ordered
 
 
-def _may_hold_slices(path: Path) -> bool:
-    return layout.may_hold_slices(path.name, lambda: _head(path, layout.HEAD))
+def _may_hold_slices(path: Path, dicom: bool) -> bool:
+    return layout.may_hold_slices(path.name, lambda: dicom)
+
+
+def _place(path: Path) -> tuple[str, float] | None:
+    """What a file is ordered by, opened once: folders of thousands lie on slow shares. None for a pipe, which is read once."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as stream:
+            head = stream.read(layout.HEAD)
+            return position(head + stream.read(ORDERED_BY)) if layout.starts_as_dicom(head) else None
+    except OSError:  # it is said when the file itself is read
+        return None
 
 
 def _is_map(path: Path) -> bool:
     """By its mark; an array, which has none, by that of the overlay beside it."""
     path = path.with_suffix(".png") if path.suffix == ".npy" else path
     return layout.is_map(path.name, lambda: _head(path, layout.HEAD))
-
-
-def _is_dicom(path: Path) -> bool:
-    return layout.starts_as_dicom(_head(path, layout.HEAD))
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tumorscope.data.decode import MAX_PIXELS
-from tumorscope.data.layout import starts_as_dicom
 from tumorscope.data.sources import readable
 from tumorscope.data.window import greys
 from tumorscope.errors import InputRejected
@@ -24,7 +23,8 @@ from tumorscope.inference.reading.slices import MAX_UNPACKED, MAX_VOXELS, Slice,
 MAX_FRAMES = 4096
 #: Bytes of a header, of what a folder is ordered by, and elements of a data set.
 HEADER, ORDERED_BY, MAX_ELEMENTS = 16 * 2**20, 2**20, 20_000
-PIXEL_DATA = 0x7FE00010
+#: The last tag that a folder is ordered by, and the last that is read.
+ORIENTATION, PIXEL_DATA = 0x00200037, 0x7FE00010
 #: The deflated transfer syntax and the plain one, as long.
 DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 #: What tells slices at the same places of one series apart.
@@ -47,15 +47,13 @@ LOOKED_ALONG = {
 
 
 def position(content: bytes) -> tuple[str, float]:
-    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) for anything else.
+    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) where it does not say.
 
     content : its first `ORDERED_BY` bytes are enough
     """
-    if not starts_as_dicom(content):
-        return "", 0.0
     try:
-        tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber"]
-        header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), PIXEL_DATA - 1, tags)
+        tags = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
+        header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), ORIENTATION, tags)
         normal = _normal(header)
         place = header.get("ImagePositionPatient")
         along = float(np.dot(normal, np.asarray(place, float))) if normal is not None and place else None
