@@ -5,12 +5,14 @@ import io
 import json
 import os
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.inference.test_reading import dicom, volume
+from pydicom import Sequence
+from tests.inference.test_reading import dicom, items, volume
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
@@ -84,6 +86,26 @@ def test_echoes_and_planes_of_one_series_are_no_neighbours(tmp_path):
     assert sorted(Counter(series.values()).values()) == [1, 3, 3]
     assert len({one.partition("-")[0] for one in series.values()}) == 1
     told = summaries([{**record(path, "glioma"), "series": one} for path, one in series.items()])
+    assert [(one["slices"], one["longest_run"]) for one in told] == [(3, 3), (3, 3)]
+
+
+def test_echoes_and_planes_of_one_enhanced_file_are_no_neighbours():
+    """Two echoes at each of three places, from above, and a frame of another plane: frames 5, 3, 1, then 6, 4, 2, then 7."""
+    flat, upright = [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]
+    groups = [
+        items(
+            MREchoSequence=items(EffectiveEchoTime=echo),
+            PlaneOrientationSequence=items(ImageOrientationPatient=lies),
+            PlanePositionSequence=items(ImagePositionPatient=[0, 0, z]),
+        )[0]
+        for echo, lies, z in [(t, flat, z) for z in (2, 1, 0) for t in (20, 90)] + [(20, upright, 7)]
+    ]
+    frames = np.zeros((7, 10, 10), np.uint16)
+    content = dicom(frames, SeriesInstanceUID="1.2", PerFrameFunctionalGroupsSequence=Sequence(groups))
+    found = list(read_slices("e.dcm", content))
+    assert "".join(one.name[-1] for one in found) == "5316427"
+    assert [len(list(same)) for _, same in groupby(one.series for one in found)] == [3, 3, 1]
+    told = summaries([{**record(one.name, "glioma"), "series": one.series} for one in found])
     assert [(one["slices"], one["longest_run"]) for one in told] == [(3, 3), (3, 3)]
 
 

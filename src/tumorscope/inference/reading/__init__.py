@@ -16,7 +16,7 @@ from tumorscope.inference.reading import dicom, matlab, nifti
 from tumorscope.inference.reading.slices import Slice
 
 #: Raised when a file's slices come out otherwise, so that answers kept from before are not gone on with.
-READING = 2
+READING = 3
 #: Bytes of a file.
 MAX_BYTES = 512 * 2**20
 #: What to do with a file of another kind.

@@ -27,8 +27,17 @@ HEADER, ORDERED_BY, MAX_ELEMENTS = 16 * 2**20, 2**20, 20_000
 ORIENTATION, PIXEL_DATA = 0x00200037, 0x7FE00010
 #: The deflated transfer syntax and the plain one, as long.
 DEFLATED, PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
-#: What tells slices at the same places of one series apart.
-STACKS = ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue")
+#: What tells slices at the same places of one series apart: a tag of the file, or of this sequence of a frame's groups.
+STACKS = (
+    ("MREchoSequence", "EchoTime"),
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("FrameContentSequence", "TemporalPositionIdentifier"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("MRImageFrameTypeSequence", "ComplexImageComponent"),
+)
+#: Sequence and tag that say how a frame lies.
+LIES = ("PlaneOrientationSequence", "ImageOrientationPatient")
 #: UID of secondary capture, and how those of its kinds begin.
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 #: Body parts that are none of the head (PS3.16 annex L), as a word or at the end of one (LSPINE), and what they may be beside.
@@ -106,7 +115,7 @@ def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
             label,
             lies.shown(grey),
             plane=plane,
-            series=_series(header),
+            series=_series(groups, whole),
             stored=lies,
             warned=warned,
         )
@@ -215,34 +224,38 @@ def _data_set(content: bytes, last: int, tags: list[str] | None = None) -> Any:
     return found
 
 
-def _series(header: Any) -> str:
-    """Which series a file is of, then which of its stacks: planes of a localiser, and echoes, time points or diffusion
-    weights at the same places, are no neighbours of each other.
+def _series(groups: list[Any], dataset: Any) -> str:
+    """Which series a slice is of, then which of its stacks: planes of a localiser, and echoes, time points, diffusion weights,
+    or magnitude and phase, at the same places, are no neighbours of each other.
     """
-    uid = str(header.get("SeriesInstanceUID") or "")
-    normal = _normal(header)
-    lies = "" if normal is None else np.round(normal, 2) + 0.0  # no -0
-    stack = "|".join([str(lies), *(str(header.get(name, "")) for name in STACKS)])
-    series, part = (hashlib.sha256(text.encode()).hexdigest() for text in (uid, stack))
+    uid = str(dataset.get("SeriesInstanceUID") or "")
+    series, part = (hashlib.sha256(text.encode()).hexdigest() for text in (uid, _stack(groups, dataset)))
     return f"{series[:8]}-{part[:4]}" if uid else ""
 
 
+def _stack(groups: list[Any], dataset: Any) -> str:
+    normal = _normal({"ImageOrientationPatient": first(groups, dataset, *LIES)})
+    lies = "" if normal is None else np.round(normal, 2) + 0.0  # no -0
+    return "|".join(map(str, (lies, *(first(groups, dataset, *tag) for tag in STACKS))))
+
+
 def _in_order(dataset: Any, frames: int) -> list[int]:
-    """Frames by position along their normal (PS3.3 C.7.6.16.2.3), as stored where not each has a place of its own."""
+    """Frames by stack, as each first comes, and by position along their normal (PS3.3 C.7.6.16.2.3); as stored where not each
+    has a place of its own in its stack.
+    """
     if frames == 1:
         return [0]
-    groups = [groups_of(dataset, frame) for frame in range(frames)]
-    places = [first(one, dataset, "PlanePositionSequence", "ImagePositionPatient") for one in groups]
-    cosines = [first(one, dataset, "PlaneOrientationSequence", "ImageOrientationPatient") for one in groups]
-    normal = _normal({"ImageOrientationPatient": cosines[0]})
-    if (
-        normal is None
-        or any(place is None or len(place) != 3 for place in places)
-        or any(one != cosines[0] for one in cosines)
-    ):
-        return list(range(frames))
-    along = [float(np.dot(normal, np.asarray(place, float))) for place in places]
-    return sorted(range(frames), key=along.__getitem__) if len(set(along)) == frames else list(range(frames))
+    stacks: dict[str, int] = {}
+    places = list[tuple[int, float]]()
+    for frame in range(frames):
+        groups = groups_of(dataset, frame)
+        normal = _normal({"ImageOrientationPatient": first(groups, dataset, *LIES)})
+        place = first(groups, dataset, "PlanePositionSequence", "ImagePositionPatient")
+        if normal is None or place is None or len(place) != 3:
+            return list(range(frames))
+        stack = stacks.setdefault(_stack(groups, dataset), len(stacks))
+        places.append((stack, float(np.dot(normal, np.asarray(place, float)))))
+    return sorted(range(frames), key=places.__getitem__) if len(set(places)) == frames else list(range(frames))
 
 
 def _normal(header: Any) -> np.ndarray | None:
@@ -256,7 +269,7 @@ def _normal(header: Any) -> np.ndarray | None:
 
 def _orientation(groups: list[Any], dataset: Any, shape: tuple[int, int]) -> tuple[str, Stored]:
     """The plane whose normal is nearest, and how the slice lies against the way radiologists look at it, by the nearest axes."""
-    cosines = first(groups, dataset, "PlaneOrientationSequence", "ImageOrientationPatient")
+    cosines = first(groups, dataset, *LIES)
     normal = _normal({"ImageOrientationPatient": cosines})
     if normal is None:
         return "", Stored(shape)

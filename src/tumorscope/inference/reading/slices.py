@@ -68,8 +68,8 @@ class Stored:
 class Slice:
     """One slice. name : of the file, with #n for the n-th frame or slice from 1; grey : uint8 (h, w); plane where known.
 
-    series : of a DICOM file, the same for files of one series, and after a hyphen for those of one plane, echo, time point and
-    diffusion weight; no UID, which would lead back to the patient
+    series : of a DICOM file, the same for slices of one series, and after a hyphen for those of one plane, echo, time point,
+    diffusion weight and part of a complex number; no UID, which would lead back to the patient
     place : of a slice of a NIfTI volume, the volume's grid and the slice's number from 0
     stored : how a DICOM slice lies in its file
     warned : what a DICOM or NIfTI file says, or leaves out, that makes an answer doubtful
