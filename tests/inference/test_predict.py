@@ -520,6 +520,14 @@ def test_masks_come_from_the_shipped_region_model_and_a_plain_classifier_is_refu
     assert "Masks:" in answer.output
 
 
+def test_what_nibabel_mends_in_a_header_is_not_shown_without_its_file(made, tmp_path, caplog):
+    """Bytes 0 to 3 are the header's size, which is 348."""
+    (tmp_path / "v.nii").write_bytes(b"\x07" + volume(np.eye(4))[1:])
+    answer = CliRunner().invoke(app, ["predict", str(tmp_path / "v.nii"), "--model", str(made[0])])
+    assert answer.stdout.count("v.nii#") == 10
+    assert not caplog.records
+
+
 def test_a_path_that_is_not_there_is_said_in_a_line(made, tmp_path):
     from tumorscope.errors import DataNotFound
 

@@ -920,6 +920,49 @@ def test_a_volume_that_does_not_say_how_it_lies_is_warned_of(codes, shape):
     assert one.warned == (said if codes == (0, 0) else ())
 
 
+@pytest.mark.parametrize(("across", "says"), [(1, ()), (-1, ("qform RAS and sform LAS: they disagree",))])
+def test_a_volume_that_says_twice_how_it_lies_and_contradicts_itself_is_warned_of(across, says):
+    """Directions count, not places: an sform may be of another space."""
+    image = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(20, 24, 1), np.eye(4))
+    image.set_qform(np.eye(4), 1)
+    image.set_sform(np.array([[across, 0, 0, 9], [0, 2, 0.1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), 4)
+    (one,) = read(image.to_bytes(), "v.nii")
+    assert tuple(text.partition(" on")[0] for text in one.warned) == says
+
+
+def test_a_volume_whose_qform_is_no_rotation_is_read_by_its_sform():
+    content = bytearray(volume(np.eye(4)))
+    content[252:256], content[256:268] = struct.pack("<2h", 1, 1), struct.pack("<3f", 0.9, 0.9, 0.9)
+    found = read(bytes(content), "v.nii")
+    np.testing.assert_array_equal(found[9].grey, read(volume(np.eye(4)), "v.nii")[9].grey)
+    assert found[0].warned == ("qform that is no rotation: the sform alone says how it lies",)
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_a_matrix_that_spans_no_volume_is_refused(value):
+    content = bytearray(volume(np.eye(4)))
+    content[280:296] = struct.pack("<4f", *[value] * 4)  # srow_x
+    with pytest.raises(InputRejected, match="a qform or sform that spans no volume"):
+        read(bytes(content), "v.nii")
+
+
+def test_scaled_voxels_take_few_copies(monkeypatch):
+    """Bytes a voxel: 4 as floats that are windowed in place, 1 as greys; floats of 64 bits would be 8 more."""
+    monkeypatch.setattr("tumorscope.data.window.LOOKED_AT", 1000)
+    voxels = np.random.default_rng(0).integers(0, 4000, (128, 128, 64), np.int16)
+    image = nibabel.Nifti1Image(voxels, np.diag([-1, 1, 1, 1]))
+    image.header.set_slope_inter(2, 1)
+    content = image.to_bytes()
+    read(content, "v.nii")  # modules are loaded
+    tracemalloc.start()
+    try:
+        read(content, "v.nii")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * voxels.size
+
+
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1), (20, 24, 1, 1)])
 def test_a_single_slice_may_leave_its_third_axis_out(shape):
     content = nibabel.Nifti1Image(np.arange(480, dtype=np.int16).reshape(shape), np.eye(4)).to_bytes()
@@ -946,6 +989,8 @@ def test_gzip_and_damage():
         read(packed[:50], "v.nii.gz")
     with pytest.raises(InputRejected, match="not a readable NIfTI file"):
         read(b"nothing at all", "v.nii")
+    with pytest.raises(InputRejected, match=r"1,000 bytes; 1,312 by its header\. Export it again"):
+        read(volume(np.eye(4))[:1000], "v.nii")
 
 
 def test_a_volume_that_ships_with_nibabel_reads():

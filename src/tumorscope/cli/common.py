@@ -42,6 +42,15 @@ def class_mapping(pairs: list[str] | None) -> dict[str, str] | None:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def hush_parsers() -> None:
+    """Show nothing that parsers mutter about damaged files, without their names: it is said once, as the finding's reason."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+
+
 def need_fitting(protocol: str, known: Sequence[str], other: bool) -> None:
     """Wrong use for a protocol that is not among `known`, or does not fit whether --test-data names another set."""
     if protocol not in known:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorscope.cli.common import ClassesOption, DataOption, class_mapping, counting, say
+from tumorscope.cli.common import ClassesOption, DataOption, class_mapping, counting, hush_parsers, say
 
 if TYPE_CHECKING:
     from tumorscope.evaluation.evaluate import Scored
@@ -62,13 +62,11 @@ def belonging(runs: list[Path], apart: dict[Path, str]) -> list[Path]:
 
 
 def _package(package: Path | None, data: Path | None, out: Path, classes: list[str] | None, as_json: bool) -> None:
-    import warnings
-
     from tumorscope.data.locate import find_data
     from tumorscope.evaluation.package_scores import score_package
     from tumorscope.files import write_json, write_text
 
-    warnings.simplefilter("ignore")  # as in predict: what parsers mutter is the finding's reason
+    hush_parsers()
     place = find_data(data, say)
     with counting("Answering") as progress:
         found, result = score_package(package, place, class_mapping(classes), progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorscope.cli.common import counting, say
+from tumorscope.cli.common import counting, hush_parsers, say
 
 if TYPE_CHECKING:
     from tumorscope.inference.record import Journal, Record
@@ -59,8 +59,6 @@ def predict(
 
     Exit code 0 when every file could be read, 1 when one could not.
     """
-    import warnings
-
     from tumorscope.errors import InputRejected
     from tumorscope.files import check_folder
     from tumorscope.inference.batch import expand, with_maps
@@ -68,7 +66,7 @@ def predict(
     from tumorscope.inference.reading import READING, read_stream
     from tumorscope.inference.record import Journal, as_csv, as_json, as_table
 
-    warnings.simplefilter("ignore")  # what parsers mutter about damaged files is said once, as the finding's reason
+    hush_parsers()
     folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
     for folder in folders.values():
         check_folder(folder)

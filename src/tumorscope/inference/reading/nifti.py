@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -47,23 +49,46 @@ def read(name: str, content: bytes, plane: str) -> Iterator[Slice]:
     kind = nibabel.Nifti2Image if 540 in head else nibabel.Nifti1Image
     image = kind.from_bytes(content)
     if image.get_data_dtype().kind not in "iuf":
-        voxels = "complex" if image.get_data_dtype().kind == "c" else "coloured"
-        raise InputRejected(name, f"{voxels} voxels", "grey values only", "Save the magnitude or one channel.")
+        what = "complex" if image.get_data_dtype().kind == "c" else "coloured"
+        raise InputRejected(name, f"{what} voxels", "grey values only", "Save the magnitude or one channel.")
     shape = image.shape + (1,) * (3 - len(image.shape))
     if len(shape) > 3 and np.prod(shape[3:]) > 1:
         raise InputRejected(name, f"{len(shape)} dimensions", "one volume a file", "Save one of them.")
     if not 0 < np.prod(shape) <= MAX_VOXELS or max(shape[:3]) ** 2 > MAX_PIXELS:
         raise InputRejected(name, "x".join(map(str, shape)), f"1 to {MAX_VOXELS:,} voxels", "Crop or resample it.")
-    warned = () if image.header["qform_code"] or image.header["sform_code"] else (UNPLACED,)
-    stored = image.shape
-    if len(stored) != 3:
-        image = kind(np.asarray(image.dataobj, np.float32).reshape(shape[:3]), image.affine)
-    upright = nibabel.as_closest_canonical(image)
+    voxels: Any = image.dataobj  # nibabel types the proxy as any array
+    least = voxels.offset + math.prod(shape) * image.get_data_dtype().itemsize
+    if len(content) < least:
+        remedy = "Export it again, or save a pair of .hdr and .img as .nii."
+        raise InputRejected(name, f"{len(content):,} bytes", f"{least:,} by its header", remedy)
+    if not np.isfinite(image.affine).all() or np.linalg.det(image.affine[:3, :3]) == 0:
+        raise InputRejected(name, "a qform or sform that spans no volume", "directions and spacing", "Export it again.")
+    values = np.empty(shape[:3], np.float32, order="F")
+    for number in range(shape[2]):  # one by one, since nibabel scales in float64
+        values[..., number] = voxels.reshape(shape[:3])[..., number]
+    upright = nibabel.as_closest_canonical(kind(values, image.affine))
     axis, steps = PLANES[plane], nibabel.affines.voxel_sizes(upright.affine)
-    slices = greys(np.moveaxis(np.asarray(upright.dataobj, np.float32), axis, 0))
+    slices = greys(np.moveaxis(np.asarray(upright.dataobj), axis, 0))
     across, down = (steps[other] for other in range(3) if other != axis)
-    grid = Grid(stored, image.affine, nibabel.io_orientation(image.affine), axis)
+    warned = _doubts(image.header)
+    grid = Grid(image.shape, image.affine, nibabel.io_orientation(image.affine), axis)
     for number, one in enumerate(slices):
         # Up is up or front, and the patient's right is on the left, as radiologists look at it.
         grey = square(one[::-1, ::-1].T, down, across)
         yield Slice(f"{name}#{number + 1}", grey, plane=plane, place=(grid, number), warned=warned)
+
+
+def _doubts(header: Any) -> tuple[str, ...]:
+    """What a header leaves out or contradicts itself in, that makes it doubtful how a volume lies."""
+    import nibabel
+
+    if not (header["qform_code"] or header["sform_code"]):
+        return (UNPLACED,)
+    if header["qform_code"] and header["sform_code"]:
+        try:
+            one, other = ("".join(nibabel.aff2axcodes(matrix)) for matrix in (header.get_qform(), header.get_sform()))
+        except ValueError:
+            return ("qform that is no rotation: the sform alone says how it lies",)
+        if one != other:
+            return (f"qform {one} and sform {other}: they disagree on how it lies, and it may be mirrored or turned",)
+    return ()
