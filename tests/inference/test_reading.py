@@ -564,6 +564,22 @@ def test_a_compressed_frame_of_another_size_than_the_header_says_is_not_decoded(
         read(coded(frame, syntax))
 
 
+@pytest.mark.parametrize(
+    ("syntax", "says"),
+    [
+        ("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile / Main Level"),
+        ("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.110"),
+    ],
+)
+def test_a_transfer_syntax_that_is_not_read_is_named(syntax, says):
+    """A film's, and JPEG XL, which pydicom does not know."""
+    plain, other = (
+        f"\x02\0\x10\0UI{chr(len(one))}\0{one}".encode() for one in ("1.2.840.10008.1.2.1\0", f"{syntax}\0")
+    )
+    with pytest.raises(InputRejected, match=f"transfer syntax {says}; plain, .*uncompressed"):
+        read(dicom().replace(plain, other))
+
+
 def test_more_compressed_frames_than_the_header_says_are_not_decoded(monkeypatch):
     monkeypatch.setattr(pydicom.dataset.Dataset, "pixel_array", property(lambda _: pytest.fail("decoded")))
     one = pydicom.dcmread(io.BytesIO(coded(siz(64, 64), pydicom.uid.JPEG2000Lossless)))

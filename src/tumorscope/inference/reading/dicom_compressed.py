@@ -19,7 +19,10 @@ def check_frames(name: str, whole: Any, frames: int, rows: int, columns: int) ->
     syntax = whole.file_meta.TransferSyntaxUID
     coded = syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
     if not coded and syntax != uid.RLELossless:
-        return
+        if syntax in uid.AllTransferSyntaxes and not syntax.is_encapsulated:
+            return
+        known = "plain, deflated, RLE, JPEG, JPEG-LS or JPEG 2000"
+        raise InputRejected(name, f"transfer syntax {syntax.name:.64}", known, "Export it uncompressed.")
     if not get_decoder(syntax).is_available:
         raise InputRejected(
             name, syntax.name, "a compression that is not installed", "pip install 'tumorscope[medical]'"
