@@ -26,7 +26,7 @@ from tumorscope.cli.main import app
 from tumorscope.data.decode import as_input, crop_to_head
 from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
-from tumorscope.inference.classifier import Classifier, Finding
+from tumorscope.inference.classifier import BATCH, Classifier, Finding
 from tumorscope.inference.gate import TURNS, Likeness, before, bright_sides, ghosting, layout, measures, turned
 from tumorscope.inference.reading import read_slices
 from tumorscope.inference.reading.slices import Slice
@@ -153,13 +153,13 @@ def test_options_that_cannot_be_are_told_before_the_first_answer(classifier, hea
 
 
 def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads, monkeypatch):
-    """The second batch of 32 is read while the first is answered, and no third: folders of any length fit into memory."""
+    """The second batch is read while the first is answered, and no third: folders of any length fit into memory."""
     taken: list[int] = []
     answer = classifier._answer
 
     def slowly(waiting, *options):
         deadline = time.monotonic() + 30
-        while len(taken) < 64 and time.monotonic() < deadline:
+        while len(taken) < 2 * BATCH and time.monotonic() < deadline:
             time.sleep(0.01)
         return answer(waiting, *options)
 
@@ -172,7 +172,7 @@ def test_long_inputs_are_read_ahead_in_order_and_no_further(classifier, heads, m
 
     answers = classifier.predict(many(), names=[str(number) for number in range(150)])
     first = next(answers)
-    assert (first.path, len(taken)) == ("0", 64)
+    assert (first.path, len(taken)) == ("0", 2 * BATCH)
     monkeypatch.undo()
     rest = list(answers)
     assert [one.path for one in rest] == [str(number) for number in range(1, 150)]
@@ -190,7 +190,7 @@ def test_who_stops_early_waits_for_no_item_that_does_not_come(classifier, heads)
     released = threading.Event()
 
     def live():
-        yield from (heads[number % len(heads)] for number in range(33))
+        yield from (heads[number % len(heads)] for number in range(BATCH + 1))
         released.wait(60)
 
     answers = classifier.predict(live())
