@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
@@ -104,7 +105,8 @@ def write_study(out: Path) -> Path:
             f"study_{group}",
             study_dots(pd.DataFrame(lines)),
             "Test accuracy of every row under each protocol, with the report's figure; the numbers are in the table.",
-            "Filled: ours with 95 % interval. Open: the report's figure on the official test.",
+            "Filled: ours with 95 % interval."
+            + " Open: the report's figure on the official test." * any(line["reported"] for line in lines),
         )
         for group, lines in grouped.items()
     }
@@ -164,6 +166,7 @@ def study_dots(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(titles)), [textwrap.fill(title, 45) for title in titles])
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="x", alpha=0.25)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
