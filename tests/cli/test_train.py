@@ -7,6 +7,7 @@ import zipfile
 import pytest
 from PIL import Image
 from tests.evaluation.made_runs import made_run
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from tumorscope.api import read_run
@@ -14,6 +15,7 @@ from tumorscope.cli.main import app
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import RunMismatch
+from tumorscope.protocols import ALL, PROTOCOLS
 
 QUICK = ["--set", "training.epochs=1", "--workers", "1"]
 
@@ -128,6 +130,11 @@ def test_protocol_options_that_contradict_each_other_are_wrong_use(options, said
     done = invoke(tmp_path, monkeypatch, "train", "baseline_cnn", *options)
     assert done.exit_code == 2
     assert said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_help_names_every_protocol_that_train_takes():
+    (option,) = (one for one in get_command(app).commands["train"].params if one.name == "protocol")
+    assert all(protocol in option.help for protocol in [*PROTOCOLS, ALL])
 
 
 @pytest.mark.slow

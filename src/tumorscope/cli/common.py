@@ -19,7 +19,7 @@ DataOption = Annotated[
 ]
 TestDataOption = Annotated[
     Path | None,
-    typer.Option("--test-data", help="Another set: train on --data, test on this one (protocol external)."),
+    typer.Option("--test-data", help="Another set, tested on where --data is trained on (protocol external)."),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders go to.")]
 ClassesOption = Annotated[

@@ -24,9 +24,9 @@ def evaluate(
 ) -> None:
     """Score runs from their predictions alone, validation and test apart, and write scores.json into each.
 
-    With --package: score a model package on images, DICOM, NIfTI or MATLAB files in a folder for each class, and write
-    findings.csv and scores.json; the base installation is enough. Exit code 0 when every file could be read, 1 when one
-    could not.
+    With --package: score a model package on images, DICOM, NIfTI or MATLAB files in a folder for each class.
+    That writes findings.csv and scores.json and needs the base installation alone.
+    Exit code 0 when every file could be read, 1 when one could not.
     """
     if bool(runs) == bool(package):
         raise typer.BadParameter("give run folders, or --package with --data")

@@ -36,8 +36,8 @@ def pretrain(
 ) -> None:
     """Learn a backbone's weights on other images, with their labels or without, for `weights = "file:..."`.
 
-    An interrupted one goes on where it stopped when it is called again. Weights made without --apart-from are refused for
-    training on any set, since nobody has shown that they know none of its test slices.
+    An interrupted one goes on where it stopped when it is called again.
+    Weights made without --apart-from are refused for training on any set: they may know its test slices.
     """
     import json
 

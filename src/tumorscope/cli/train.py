@@ -27,7 +27,10 @@ def train(
     test_data: TestDataOption = None,
     protocol: Annotated[
         str,
-        typer.Option(help="official, clean, picture-cv or patient-cv; external with --test-data. Default official."),
+        typer.Option(
+            help="official (default), clean, picture-cv, patient-cv or published-cv; external with --test-data; "
+            "all: every picture trains and none is scored, for export."
+        ),
     ] = "",
     folds: Annotated[
         str, typer.Option(help="published: the figshare author's five folds, with patient-cv. Default ours.")
