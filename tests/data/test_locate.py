@@ -75,8 +75,10 @@ def test_without_a_network_the_phantom_set_is_drawn_and_said_to_be_one(said):
     assert place.name == "phantom.zip"
     assert "give its path with --data" in said[0]
     assert "not patients" in said[1]
+    assert "half a minute" in said[2]
     before = place.stat().st_mtime_ns
     assert find_data(None, said.append).stat().st_mtime_ns == before
+    assert len(said) == 5  # nothing is drawn a second time, nor said to be
 
 
 def test_a_download_is_marked_whole_when_it_is(said, monkeypatch):

@@ -151,7 +151,7 @@ def training_progress() -> Iterator[Callable[["Event"], None]]:
             bars.update(tasks[event.work], completed=event.done, scores=scores)
             if event.finished:
                 ended = ", ".join(part for part in (f"{event.work}: {event.done:,} {event.unit}", scores) if part)
-                bars.print(ended, highlight=False)
+                bars.print(ended, highlight=False, soft_wrap=not bars.console.is_terminal)
                 bars.remove_task(tasks.pop(event.work))
 
         yield update

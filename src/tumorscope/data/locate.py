@@ -32,8 +32,8 @@ def find_data(path: str | os.PathLike[str] | None, say: Callable[[str], None]) -
         return fetch("nickparvar", say)
     except DataNotFound as error:
         say(str(error))
-    say("Data: the embedded phantom set. These are drawn, not patients: its scores say nothing of real slices.")
-    return phantom()
+    say("Data: the phantom set. These are drawn, not patients: its scores say nothing of real slices.")
+    return phantom(say)
 
 
 def fetch(name: str, say: Callable[[str], None]) -> Path:
@@ -54,12 +54,15 @@ def fetch(name: str, say: Callable[[str], None]) -> Path:
     return _download(card.handle, card.url, target)
 
 
-def phantom() -> Path:
-    """The phantom archive, drawn on first use."""
+def phantom(say: Callable[[str], None]) -> Path:
+    """The phantom archive, drawn on first use, which `say` is told since it takes a while."""
     from tumorscope.data.phantom import write_phantom
 
     target = home.home() / "phantom.zip"
-    return target if target.exists() else write_phantom(target)
+    if not target.exists():
+        say("Drawing it, once; that takes half a minute.")
+        write_phantom(target)
+    return target
 
 
 def _download(handle: str, url: str, target: Path) -> Path:
