@@ -27,7 +27,7 @@ from tumorscope.data.decode import as_input, crop_to_head
 from tumorscope.errors import InputRejected
 from tumorscope.inference.batch import with_maps
 from tumorscope.inference.classifier import BATCH, Classifier, Finding
-from tumorscope.inference.gate import TURNS, Likeness, before, bright_sides, ghosting, layout, measures, turned
+from tumorscope.inference.gate import TURNS, Likeness, _beyond, before, bright_sides, ghosting, layout, measures, turned
 from tumorscope.inference.reading import read_slices
 from tumorscope.inference.reading.slices import Slice
 from tumorscope.labels import CLASSES
@@ -89,6 +89,12 @@ def test_what_is_no_slice_is_refused_with_the_reason(classifier, pixels, says):
     assert one.status == "refused"
     assert one.label == ""
     assert says in " ".join(one.reasons)
+
+
+def test_a_value_beyond_a_limit_does_not_read_as_the_limit():
+    """With two decimals both were 0.94."""
+    said = _beyond("symmetry", 0.9401, [0.0073, 0.9382])
+    assert said == "left-right symmetry 0.940; the limits are 0.007 to 0.938"
 
 
 def test_both_limits_of_a_side_name_the_same_least_side(classifier):

@@ -153,7 +153,7 @@ TURNS = ("turned a quarter to the left", "turned a quarter to the right", "turne
 
 
 def _beyond(name: str, value: float, bounds: list[float]) -> str:
-    return f"{WORDS[name]} {value:.2f}; known slices have {bounds[0]:.2f} to {bounds[1]:.2f}"
+    return f"{WORDS[name]} {value:.3f}; the limits are {bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 #: What each measure is, in words.
