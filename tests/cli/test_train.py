@@ -132,6 +132,15 @@ def test_protocol_options_that_contradict_each_other_are_wrong_use(options, said
     assert said in " ".join(done.output.replace("│", " ").split())
 
 
+def test_train_without_a_recipe_says_what_is_missing():
+    asked, listed = CliRunner().invoke(app, ["train"]), CliRunner().invoke(app, ["train", "--list"])
+    assert (asked.exit_code, listed.exit_code) == (2, 0)
+    assert "Which recipe?" in asked.stderr
+    assert "Which recipe?" not in listed.stderr
+    assert asked.stdout == listed.stdout
+    assert "baseline_cnn" in listed.stdout
+
+
 def test_help_names_every_protocol_that_train_takes():
     (option,) = (one for one in get_command(app).commands["train"].params if one.name == "protocol")
     assert all(protocol in option.help for protocol in [*PROTOCOLS, ALL])

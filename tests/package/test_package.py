@@ -938,6 +938,7 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
     assert result["trained on this"]
     scored = found[found["dice"].notna()]
     assert result["regions"]["all"]["slices"] == len(scored) > 0
+    assert f"median Dice {scored['dice'].median():.2f}, n {len(scored)} tumours with a mask" in answer.stdout
     assert result["regions"]["all"]["dice_mean"] == pytest.approx(scored["dice"].mean())
     assert set(scored["label"]) <= {"glioma", "meningioma", "pituitary"}
     large = scored["mask_pixels"] / 96**2 > 0.04

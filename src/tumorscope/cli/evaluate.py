@@ -123,6 +123,10 @@ def _print(result: dict[str, Any]) -> None:
         for by, parts in result["set coverage"].items():
             told = ", ".join(f"{name} {part['coverage']:.3f} (n {part['n']})" for name, part in parts.items())
             typer.echo(f"sets hold the truth {by}: {told}")
+    if result.get("regions", {}).get("all", {}).get("slices"):
+        found = result["regions"]["all"]
+        told = "hit {hit:.2f}, pointing {pointing:.2f}, median Dice {dice_median:.2f}, n {slices}".format(**found)
+        typer.echo(f"regions: {told} tumours with a mask")
     if "presence" in result:
         presence = result["presence"]
         three = " ".join(short(presence[name]) for name in ("auc", "sensitivity", "specificity"))

@@ -55,6 +55,8 @@ def train(
     from tumorscope.config import load_recipe, parse_override, shipped_recipes
 
     if list_ or not recipe:
+        if not list_:
+            say("Which recipe? Name one of these, or the path of a .toml file:")
         for shipped in shipped_recipes():
             typer.echo(f"{shipped:20} {load_recipe(shipped).title}")
         raise typer.Exit(0 if list_ else 2)
