@@ -69,19 +69,22 @@ def timed(arguments: list[str]) -> tuple[float, float]:
 
 
 def beside_torch(model: str | None, run: Path) -> dict[str, float]:
-    """Slices per second of graph and network on batches of 32, in turn."""
+    """Slices per second of graph and network on batches as `predict` asks, in turn."""
     import torch
 
     from tumorscope.config import load_recipe
+    from tumorscope.inference.classifier import BATCH
     from tumorscope.package.graph import Exported
     from tumorscope.training.network import load_network
 
     recipe = load_recipe(run / "recipe.toml")
     network = Exported(load_network(run / "fold-0", recipe), recipe.training.mirror_average).eval()
     session = ts.Classifier.load(model)._session
-    batch = np.random.default_rng(0).integers(0, 256, (32, 1, recipe.input.size, recipe.input.size)).astype(np.float32)
+    batch = (
+        np.random.default_rng(0).integers(0, 256, (BATCH, 1, recipe.input.size, recipe.input.size)).astype(np.float32)
+    )
     spent = {"onnx": 0.0, "torch": 0.0}
-    for turn in range(24):
+    for turn in range(84):
         for name in spent:
             started = time.perf_counter()
             if name == "onnx":
@@ -90,7 +93,7 @@ def beside_torch(model: str | None, run: Path) -> dict[str, float]:
                 with torch.inference_mode():
                     network(torch.from_numpy(batch))
             spent[name] += (time.perf_counter() - started) if turn >= 4 else 0.0
-    rates = {f"{name}_slices_per_second": 20 * 32 / seconds for name, seconds in spent.items()}
+    rates = {f"{name}_slices_per_second": 80 * BATCH / seconds for name, seconds in spent.items()}
     return {**rates, "onnx_over_torch": spent["torch"] / spent["onnx"]}
 
 
