@@ -64,7 +64,7 @@ def predict(
     from tumorscope.inference.batch import expand, with_maps
     from tumorscope.inference.classifier import Classifier
     from tumorscope.inference.reading import READING, read_stream
-    from tumorscope.inference.record import Journal, as_csv, as_json, as_table
+    from tumorscope.inference.record import Journal
 
     hush_parsers()
     folders = {name: folder.resolve() for name, folder in (("Heat maps", heatmaps), ("Masks", masks)) if folder}
@@ -93,16 +93,7 @@ def predict(
     records = (one.plain() for one in findings)
     rate = classifier.package.card["conformal"]["error_rate"] if error_rate is None else error_rate
     if journal and out:
-        try:
-            with counting("Files") as count:
-                for _ in journal.follow(records):
-                    count(journal.done, len(names))
-        except KeyboardInterrupt:
-            say("What was answered is kept: the same command goes on.")
-            raise
-        written: dict[str, Callable[[list[Record]], str]] = {"json": as_json, "csv": as_csv}
-        journal.finish(written.get(format_.value, partial(as_table, error_rate=rate)))
-        bad = _told(journal.records())
+        bad = _kept(journal, records, len(names), format_, rate)
         typer.echo(f"Findings: {out.resolve()}", err=True)
     else:
         shown: dict[str, Callable[[Iterator[Record]], int]] = {"json": _json, "csv": _csv}
@@ -133,6 +124,22 @@ def _tell_of_before(journal: "Journal | None", folders: list[Path], total: int) 
     for folder in folders:
         if folder.is_dir() and any(folder.iterdir()):
             say(f"{folder} holds files already: maps of other slices stay in it. Findings as JSON or CSV name theirs.")
+
+
+def _kept(journal: "Journal", records: Iterator["Record"], total: int, format_: Format, error_rate: float) -> int:
+    """Each kept as it comes, then all of them written; how many could not be read."""
+    from tumorscope.inference.record import as_csv, as_json, as_table
+
+    try:
+        with counting("Files") as count:
+            for _ in journal.follow(records):
+                count(journal.done, total)
+    except KeyboardInterrupt:
+        say("What was answered is kept: the same command goes on.")
+        raise
+    written: dict[str, Callable[[list[Record]], str]] = {"json": as_json, "csv": as_csv}
+    journal.finish(written.get(format_.value, partial(as_table, error_rate=error_rate)))
+    return _told(journal.records())
 
 
 def _table(error_rate: float, records: Iterator["Record"]) -> int:
