@@ -4,16 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from tests.evaluation.made_runs import made_run
 from tests.training.tiny_set import tiny_catalogue
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
 from tumorscope.config import Backbone
 from tumorscope.errors import RecipeError, RunMismatch
+from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
 from tumorscope.study.rows import Row, all_rows, chosen_rows
-from tumorscope.study.table import likeness_of, run_study, write_study
+from tumorscope.study.table import _line, likeness_of, run_study, write_study
 from tumorscope.training.checkpoint import save_weights
 
 
@@ -259,3 +262,14 @@ def test_super_resolution_is_told_over_all_test_slices_of_all_folds(tmp_path):
     page = write_study(tmp_path).read_text()
     assert page.count("Likeness to the real slices") == 1
     assert all(told in page for told in ("31.00", "35.00", "0.833", "0.900"))
+
+
+def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the_other(tmp_path):
+    tested = pd.DataFrame({"path": ["a", "b", "c", "d"], "label": CLASSES, "source": ""})
+    here = {"machine": {"processor": "", "cores": 1}, "versions": {}}
+    runs = [made_run(tmp_path, "region_unet", "official", tested, seed=seed, **here) for seed in (0, 1)]
+    regions = tested.assign(part="test", plane="", mask_pixels=64, region_pixels=64, dice=1.0, pointed=1.0)
+    regions.loc[regions["label"] == "notumor", ["dice", "pointed"]] = None
+    regions.to_csv(runs[0] / "regions.csv", index=False)
+    found = _line(Row("region_unet", "U-Net", "region_unet", {}), runs)
+    assert (found["seeds"], found["regions"]["all"]["slices"]) == (2, 3)

@@ -194,7 +194,7 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
     regions = [pd.read_csv(run / "regions.csv") for run in runs if (run / "regions.csv").exists()]
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
-        line["regions"] = summary(pooled, row.build().input.size ** 2, len(runs))
+        line["regions"] = summary(pooled, row.build().input.size ** 2, len(regions))
     if enlarged := likeness_of(runs):
         line["likeness"] = enlarged
     line["made"] = _made(runs)
