@@ -51,7 +51,7 @@ def tune(
 ) -> Path:
     """Search until `trials` are finished in all, and write best.toml, trials.csv and figures into `out`; the best recipe's path.
 
-    protocol : one of `GROUPED`
+    protocol : one of `searchable.GROUPED`
     inner_folds : folds of `protocol` whose training and validation parts a trial is trained and judged on
     storage : journal file, or a URL such as sqlite:///search.db for workers on several machines; out/journal.log by default
     workers : processes; 0 is one a core

@@ -74,7 +74,7 @@ def position(content: bytes) -> tuple[str, float]:
 
 
 def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
-    """The frames, in order of position where each has one of its own. force : take another modality than MR."""
+    """The frames, as `_in_order` puts them. force : take another modality than MR."""
     header = _data_set(_inflated(content, HEADER), PIXEL_DATA - 1)
     if "Rows" not in header:
         raise InputRejected(name, "no pixels in it", "a DICOM file of slices", "Give the slices themselves.")
