@@ -254,6 +254,7 @@ def test_super_resolution_is_told_over_all_test_slices_of_all_folds(tmp_path):
     )
     assert found["by filter"]["mfcn"] == pytest.approx({"psnr": 35, "ssim": 0.9, "psnr_sd": 2, "ssim_sd": 0}, abs=1e-9)
     assert likeness_of([tmp_path, tmp_path])["slices"] == 3
+    assert likeness_of([tmp_path, tmp_path / "fold-0"]) == found  # a run without enlarged slices counts none
     assert likeness_of([tmp_path / "fold-0"]) == {}
 
     kept = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "study.json").read_text())

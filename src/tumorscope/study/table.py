@@ -206,10 +206,11 @@ def likeness_of(runs: Sequence[Path]) -> dict[str, Any]:
 
     Slices that a filter gives back exactly have no PSNR and are left out of its mean.
     """
-    files = [file for run in runs for file in sorted(run.glob("fold-*/likeness.csv"))]
-    if not files:
+    found = [files for run in runs if (files := sorted(run.glob("fold-*/likeness.csv")))]
+    if not found:
         return {}
-    table = pd.concat([pd.read_csv(file) for file in files], ignore_index=True).replace(np.inf, np.nan)
+    table = pd.concat([pd.read_csv(file) for files in found for file in files], ignore_index=True)
+    table = table.replace(np.inf, np.nan)
     filters = {
         str(name): {
             **{metric: float(part[metric].mean()) for metric in ("psnr", "ssim")},
@@ -217,7 +218,7 @@ def likeness_of(runs: Sequence[Path]) -> dict[str, Any]:
         }
         for name, part in table.groupby("filter", sort=False)
     }
-    slices = len(table) // len(filters) // len(runs)  # the same ones in every run
+    slices = len(table) // len(filters) // len(found)  # the same ones in every run
     return {"slices": slices, "by filter": filters}
 
 
