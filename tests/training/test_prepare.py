@@ -20,6 +20,7 @@ from tumorscope.data.decode import enlarge, shrink
 from tumorscope.data.phantom import write_phantom
 from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.estimator import SliceClassifier
+from tumorscope.evaluation import regions
 from tumorscope.models.superresolution import FusionNetwork
 from tumorscope.package.export import export_run
 from tumorscope.training import network, prepare
@@ -180,8 +181,7 @@ def interest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interest")
     finder = {
         "model.filters": [4, 8, 12],
-        "training.epochs": 20,
-        "optimiser.learning_rate": 0.01,
+        "training.epochs": 1,
         "augment.paste": 0.0,
         "augment.remove": 0.0,
         "augment.seam": 0.0,
@@ -199,24 +199,39 @@ def interest(tmp_path_factory):
 
 
 def test_regions_come_from_a_model_of_the_same_fold(interest, monkeypatch):
-    """Another fold's has learnt on the test slices."""
+    """Another fold's has learnt on the test slices; each is given a square of its own to find, however it was trained."""
     data, folder, recipe = interest
-    asked = []
-    reduced, load = prepare.fold_pixels, network.load_network
-    monkeypatch.setattr(prepare, "fold_pixels", lambda job, *rest: asked.append(job.fold.index) or reduced(job, *rest))
-    monkeypatch.setattr(network, "load_network", lambda fold, *rest: asked.append(fold) or load(fold, *rest))
+    made, loaded = {}, {}
+    prepared, load = prepare.fold_pixels, network.load_network
+
+    def keep(job, *rest):
+        made[job.fold.index] = prepared(job, *rest)
+        return made[job.fold.index]
+
+    def remember(fold, *rest):
+        module = load(fold, *rest)
+        loaded[module] = fold
+        return module
+
+    def found(module, images, mirror_average):
+        assert images.shape[1:] == (1, 32, 32)
+        start = 4 * int(loaded[module].name.removeprefix("fold-"))
+        maps = torch.zeros(len(images), 32, 32)
+        maps[:, start : start + 8, 4:12] = 0.9
+        return maps
+
+    monkeypatch.setattr(prepare, "fold_pixels", keep)
+    monkeypatch.setattr(network, "load_network", remember)
+    monkeypatch.setattr(regions, "region_maps", found)
     (run,) = train(recipe, data, "picture-cv", [3], runs=folder / "runs", workers=1)
     finder = folder / "runs" / "finder-picture-cv-s3"
-    assert asked == [one for index in range(5) for one in (index, finder / f"fold-{index}")]
+    assert sorted(loaded.values()) == sorted(finder.glob("fold-*")) == [finder / f"fold-{index}" for index in range(5)]
     one, other = (json.loads((place / "environment.json").read_text()) for place in (run, finder))
     assert one["split"] == other["split"]
-    made = list(data.folder.glob("pixels-crop-*.npy"))
-    assert len(made) == len(list(finder.glob("fold-*"))) == len(list(run.glob("fold-*")))
-    assert not np.array_equal(*(np.load(file) for file in made[:2]))
-    np.testing.assert_array_equal(np.load(made[0]).shape, (len(data.table), 30, 30))
-    # Slices in which nothing was found are whole.
-    whole = np.stack([shrink(np.array(image), 30) for image in pixels(data, 128, crop="head")])
-    assert all((np.load(file) == whole).all(axis=(1, 2)).mean() < 1 for file in made)
+    whole = pixels(data, 128, crop="head")
+    for index in range(5):
+        cut = [reduce_to(np.array(one), square(32, 4 * index, 4, 8), recipe.region_of_interest, 30) for one in whole]
+        np.testing.assert_array_equal(np.load(made[index]), cut)
 
 
 def test_a_run_does_not_go_on_with_slices_that_another_network_has_cut(interest):
