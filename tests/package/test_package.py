@@ -36,9 +36,10 @@ from tumorscope.inference.reading.slices import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package, write_package
-from tumorscope.package.export import add_to_card, export_run, files_of, sets_of
+from tumorscope.package.export import add_to_card, export_run
 from tumorscope.package.limits import statistics
 from tumorscope.package.model_card import model_card
+from tumorscope.package.training_data import files_of, sets_of
 from tumorscope.training.network import load_network
 
 

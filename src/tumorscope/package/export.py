@@ -13,27 +13,30 @@ import pandas as pd
 from tumorscope import __version__
 from tumorscope.config import Recipe, load_recipe
 from tumorscope.data.cache import input_pixels, pixels
-from tumorscope.data.cards import CARDS, Card
 from tumorscope.data.catalogue import Catalogue
-from tumorscope.data.known import DIGITS
 from tumorscope.errors import InputRejected, RunMismatch
-from tumorscope.evaluation.evaluate import by_model, comparison_rows
 from tumorscope.evaluation.figures import encoded, reliability
 from tumorscope.files import write_bytes
 from tumorscope.inference.gate import LOOK, layout
 from tumorscope.labels import CLASSES, INDEX, LABELS
-from tumorscope.models.heads import POOLING
+from tumorscope.package.belonging import (
+    CLASS_MAPS,
+    facts_to_export,
+    need_the_same_data,
+    need_the_same_recipe,
+    patient_cv_of,
+)
 from tumorscope.package.calibration import answered, calibration, fits_of_folds
 from tumorscope.package.card import FORMAT, load_package, write_package
 from tumorscope.package.graph import largest_difference, to_onnx
 from tumorscope.package.limits import embeddings_of, held_out, limits_of, statistics, trained_rows
-from tumorscope.package.model_card import QUESTIONS, model_card
-from tumorscope.protocols import ALL, PROTOCOLS, digest, folds
-from tumorscope.training.external import widened, with_rows
-from tumorscope.training.fold import PROBABILITIES
+from tumorscope.package.model_card import model_card
+from tumorscope.package.scores import not_measured, scores_of
+from tumorscope.package.training_data import files_of, sets_of, trained_with_further
+from tumorscope.protocols import PROTOCOLS
 from tumorscope.training.identity import environment
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import facts_of, read_predictions
+from tumorscope.training.runs import read_predictions
 
 #: Largest difference of probabilities between graph and network.
 TOLERANCE = 1e-4
@@ -46,7 +49,6 @@ LIMITS = (
     "often, than scores of new patients from the same collections tell.",
     "Slices that lie otherwise than radiologists look at them are answered as they lie, where the gate does not notice.",
 )
-CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions", "backbone": "activation"}
 
 
 def export_run(
@@ -68,8 +70,8 @@ def export_run(
 
     Raises `RunMismatch` where the runs do not belong together, `InputRejected` where graph and network differ.
     """
-    recipe, facts = load_recipe(run / "recipe.toml"), _facts(run, catalogue)
-    cv = _check(run, recipe, facts, scored, catalogue)
+    recipe, facts = load_recipe(run / "recipe.toml"), facts_to_export(run, catalogue)
+    cv = patient_cv_of(run, recipe, facts, scored, catalogue)
     module = load_network(run / "fold-0", recipe)
     images = input_pixels(catalogue, recipe.input)
     labels = catalogue.table["label"].map(INDEX).to_numpy()
@@ -89,13 +91,13 @@ def export_run(
     # Of one seed, so that what a fold is calibrated on holds none of its own slices.
     predictions = read_predictions(cv[0])
     predictions = predictions[predictions["part"] == "test"]
-    scores = _scores(scored)
+    scores = scores_of(scored)
     told = {
         "graph_difference": difference,
         **calibration(predictions),
         "gate": limits_of(catalogue, trained, held),
         "scores": scores,
-        "not_measured": _not_measured(recipe.name, {row["protocol"] for row in scores}),
+        "not_measured": not_measured(recipe.name, {row["protocol"] for row in scores}),
     }
     card = _card(recipe, facts, catalogue, trained, told)
     statistics_file = io.BytesIO()
@@ -126,18 +128,18 @@ def add_to_card(
     kept = {name: (package / name).read_bytes() for name in ("model.onnx", "gate.npz")}
     for run in scored:
         facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        _need_the_same_recipe(run, facts, Recipe.model_validate(card["recipe"]), package)
-        _need_the_same_data(run, facts, card["data"], package)
+        need_the_same_recipe(run, facts, Recipe.model_validate(card["recipe"]), package)
+        need_the_same_data(run, facts, card["data"], package)
         if facts["protocol"] == "patient-cv":
             raise RunMismatch(
                 f"{run}: of patient-cv, which {package} is calibrated with. Export its run again with --scores {run}."
             )
-    added = _scores(scored)
+    added = scores_of(scored)
     again = {(row["protocol"], row["test_set"]) for row in added}
     kept_rows = [row for row in card["scores"] if (row["protocol"], row.get("test_set")) not in again]
     # As `by_model` orders those of one recipe.
     card["scores"] = sorted([*kept_rows, *added], key=lambda row: list(PROTOCOLS).index(row["protocol"]))
-    card["not_measured"] = _not_measured(card["name"], {row["protocol"] for row in card["scores"]})
+    card["not_measured"] = not_measured(card["name"], {row["protocol"] for row in card["scores"]})
     for data in external:
         say(f"Asking the package about {data.stem}")
         asked = _asked(package, data)
@@ -171,16 +173,6 @@ def _asked(package: Path, data: Path) -> dict[str, Any]:
 def reliability_of(name: str, held: pd.DataFrame) -> bytes:
     """SVG of how often answers are right against how sure they are, each fold's calibrated by the others."""
     return encoded(reliability(answered(held, fits_of_folds(held)), name), "svg")
-
-
-def _facts(run: Path, catalogue: Catalogue) -> dict[str, Any]:
-    """environment.json of a run that a package can be made of."""
-    protocol = json.loads((run / "environment.json").read_text(encoding="utf-8"))["protocol"]
-    if protocol == "external":
-        raise RunMismatch(
-            f"{run}: trained under external; a package is made of one on --data alone. Use --protocol {ALL}."
-        )
-    return facts_of(run, catalogue)
 
 
 def _card(
@@ -223,146 +215,3 @@ def _card(
         "environment": environment(),
         "licence": "Apache-2.0",
     }
-
-
-def trained_with_further(recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> tuple[Catalogue, np.ndarray]:
-    """The catalogue with the recipe's further sets behind it, and its rows that the run was trained on."""
-    wide, further = with_rows(recipe, catalogue)
-    fold = folds(facts["protocol"], catalogue.table, facts["seed"])[0]
-    return wide, widened(fold, wide.table, further)[0].train
-
-
-def sets_of(recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> list[dict[str, str]]:
-    """Name, title, licence, url and use of every set that slices or masks are of; only the name of those not known here.
-
-    facts : environment.json of the run; the sets need not be there any more
-    """
-    known = {card.digest: card for card in CARDS.values() if card.digest}
-    used = [(known.get(part.digest) or Card(part.name, "", "", "", ""), "slices") for part in catalogue.sets]
-    # Runs of before do not say where masks are from; the Kaggle set has none of its own.
-    main = catalogue.sets[0]
-    bare = main.digest == CARDS["nickparvar"].digest and (main.table["mask"] == "").all()
-    if recipe.needs_masks and facts.get("masks_from", "figshare" if bare else "data") == "figshare":
-        used.append((CARDS["figshare"], "masks"))
-    return [
-        {**{field: getattr(card, field) for field in ("name", "title", "licence", "url")}, "use": use}
-        for card, use in used
-    ]
-
-
-def files_of(table: pd.DataFrame, trained: np.ndarray) -> list[str]:
-    """First digits of the sha256 of the files at these rows, and of all others that show their pictures: copies and mirrors."""
-    pictures = table["picture"].iloc[trained]
-    again = (table["picture"] != "") & table["picture"].isin(pictures)
-    return sorted({*table["sha256"].iloc[trained].str[:DIGITS], *table["sha256"][again].str[:DIGITS]})
-
-
-def _check(
-    run: Path, recipe: Recipe, facts: dict[str, Any], scored: Sequence[Path], catalogue: Catalogue
-) -> list[Path]:
-    """The patient-cv runs among `scored`, after everything is known to belong together."""
-    backbone = recipe.model.backbone
-    head = backbone.head if backbone and recipe.model.name == "backbone" else ""
-    if recipe.model.name not in CLASS_MAPS or (head and head not in POOLING):
-        kind = f"a {head} head" if head else recipe.model.name
-        raise RunMismatch(
-            f"{run}: {kind} has no map; a package is made of compact_cnn, region_unet or a backbone with a "
-            f"{' or '.join(sorted(POOLING))} head."
-        )
-    if recipe.pixels_of_fold:
-        raise RunMismatch(
-            f"{run}: its slices are made by another network (super-resolution, regions), which a package does not hold."
-        )
-    _need_the_same_folds(run, recipe, facts, catalogue)
-    if len(facts["folds"]) != 1:
-        raise RunMismatch(f"{run}: {len(facts['folds'])} models; train one with --protocol {ALL}.")
-    cv = []
-    for one in scored:
-        other = json.loads((one / "environment.json").read_text())
-        _need_the_same_recipe(one, other, recipe, run)
-        data = {"name": catalogue.name, "digest": catalogue.digest, "run_digest": facts["data"]["digest"]}
-        _need_the_same_data(one, other, data, run)
-        if other["protocol"] != "external":
-            _need_the_same_folds(one, recipe, other, catalogue)
-            if other["protocol"] == "patient-cv":
-                cv.append(one)
-    if not cv:
-        raise RunMismatch(
-            f"{run}: no patient-cv run of the same recipe among --scores; without one nothing is known of a new patient. "
-            f"Train it with tumorscope train {run / 'recipe.toml'} --protocol patient-cv"
-        )
-    return cv
-
-
-def _need_the_same_recipe(run: Path, facts: dict[str, Any], recipe: Recipe, of: Path) -> None:
-    unnamed = {"name": "", "title": ""}
-    if Recipe.model_validate(facts["recipe"]).model_copy(update=unnamed) != recipe.model_copy(update=unnamed):
-        raise RunMismatch(f"{run}: another recipe than {of}; its scores would not be this model's.")
-
-
-def _need_the_same_data(run: Path, facts: dict[str, Any], data: dict[str, Any], of: Path) -> None:
-    """Raise `RunMismatch` where a run was trained on other data than a card's, `data`; under external on another main set."""
-    if facts["protocol"] != "external":
-        same = facts["data"]["digest"] == data.get("run_digest", data["digest"])
-    elif "sets" in facts:
-        same = facts["sets"][0]["digest"] == data["digest"]
-    else:  # runs of before have one digest, of the set that was tested on too, and the names of all
-        same = facts["data"]["name"].startswith(f"{data['name']} with ")
-    if not same:
-        raise RunMismatch(
-            f"{run}: trained on {facts['data']['name']}, other data than {of}, which is of {data['name']}. "
-            "Train it on the same --data."
-        )
-
-
-def _need_the_same_folds(run: Path, recipe: Recipe, facts: dict[str, Any], catalogue: Catalogue) -> None:
-    """Raise `RunMismatch` where the catalogue has learnt of pictures or patients since; held-out slices would not be held out."""
-    wide, further = with_rows(recipe, catalogue)
-    made = [widened(fold, wide.table, further)[0] for fold in folds(facts["protocol"], catalogue.table, facts["seed"])]
-    if digest(made, wide.table) != facts["split"]:
-        raise RunMismatch(
-            f"{run}: its folds are not those that {catalogue.name} has now, since pictures or patients were found or named "
-            "after it was trained. Train it again with --overwrite."
-        )
-
-
-def _scores(scored: Sequence[Path]) -> list[dict[str, Any]]:
-    """Test scores under each protocol with intervals, the memoriser's beside them."""
-    models = by_model(scored)
-    rows = [row for row in comparison_rows(models) if row["part"] == "test"]
-    kept = ("accuracy", "balanced_accuracy", "f1_weighted", "presence_auc", "type_balanced_accuracy")
-    found = []
-    for row in rows:
-        missed = [
-            float((tumours["p_notumor"] >= tumours[PROBABILITIES].max(axis=1)).mean())
-            for one in models[row["model"], row["protocol"], row["test_set"]]
-            for tumours in [_test_tumours(one["run"])]
-            if len(tumours)
-        ]
-        line = {
-            name: row[name]
-            for name in ("protocol", "test_set", "seeds", "slices", "pictures", "patients", "memoriser_accuracy")
-        }
-        for name in kept:
-            line |= {
-                name: row[f"{name}_mean"],
-                f"{name}_low": row.get(f"{name}_low"),
-                f"{name}_high": row.get(f"{name}_high"),
-            }
-        found.append({**line, "missed_tumours": float(np.mean(missed)) if missed else None})
-    return found
-
-
-def _not_measured(name: str, measured: set[str]) -> dict[str, str]:
-    """Protocols that nothing is known under, each with the command that would say it."""
-    place = {"external": "--test-data OTHER"}
-    return {
-        protocol: f"tumorscope train {name} --data ARCHIVE {place.get(protocol, f'--protocol {protocol}')}"
-        for protocol in QUESTIONS
-        if protocol not in measured
-    }
-
-
-def _test_tumours(run: Path) -> pd.DataFrame:
-    predictions = read_predictions(run)
-    return predictions[(predictions["part"] == "test") & (predictions["label"] != "notumor")]
