@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tests.evaluation.made_runs import made_run
 from tests.training.tiny_set import tiny_catalogue
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from tumorscope.cli.main import app
@@ -67,6 +68,11 @@ def test_the_list_is_of_the_rows_that_are_asked_for():
     assert listed() == [row.name for row in all_rows()]
     assert listed("--rows", "transfer") == [row.name for row in all_rows() if row.group == "transfer"]
     assert listed("--rows", "compact", "--rows", "interest")[:2] == ["compact", "improved_head"]
+
+
+def test_help_names_the_seeds_that_rows_have():
+    (option,) = (one for one in get_command(app).commands["study"].commands["run"].params if one.name == "seeds")
+    assert all(str(number) in option.help for number in {row.seeds for row in all_rows()})  # 3, 5 and 10
 
 
 def test_a_row_whose_weights_are_not_here_is_listed_with_its_command_until_it_is_measured(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def run(
         list[str] | None,
         typer.Option("--protocol", help="Repeatable. Default official and patient-cv; external with --test-data."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every row; 5 or 10 by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every row; its own 3, 5 or 10 by default.")] = None,
     runs: RunsOption = Path("runs/study"),
     out: OutOption = Path("reports/study"),
     classes: ClassesOption = None,
