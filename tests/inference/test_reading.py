@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from tumorscope.data.layout import Layout, plan
 from tumorscope.data.sources import open_source
-from tumorscope.errors import InputRejected
+from tumorscope.errors import DataNotFound, InputRejected
 from tumorscope.inference import reading
 from tumorscope.inference.batch import expand, with_maps
 from tumorscope.inference.classifier import Classifier, Finding
@@ -393,7 +393,7 @@ def test_directions_that_span_no_plane_say_nothing(cosines):
     (one,) = read(content)
     assert (one.plane, one.stored) == ("", Stored((10, 10)))
     np.testing.assert_array_equal(one.grey, read(dicom())[0].grey)
-    assert dicom_reader.position(content) == ("", 4.0)
+    assert dicom_reader.position(content)[:2] == ("", 4.0)
 
 
 @pytest.mark.parametrize(("across", "down"), list(permutations(range(3), 2)))
@@ -495,7 +495,8 @@ def test_a_deflated_file_is_read_as_a_plain_one_is():
     }
     plain = dicom(**tags)
     np.testing.assert_array_equal(read(deflated(plain))[0].grey, read(plain)[0].grey)
-    assert dicom_reader.position(deflated(plain)) == dicom_reader.position(plain) == ("1.2", 7.0)
+    assert dicom_reader.position(deflated(plain)) == dicom_reader.position(plain)
+    assert dicom_reader.position(plain)[:2] == ("1.2", 7.0)
 
 
 @pytest.mark.parametrize(("more", "says"), [(2**20, "bytes inflated"), (2**16, "elements")])
@@ -688,7 +689,7 @@ def test_dicom_without_a_preamble_is_read_under_any_name(name, tmp_path):
         content = without_preamble(whole, syntaxes[name])
     (one,) = read(content, "IM000001")
     np.testing.assert_array_equal(one.grey, read(whole)[0].grey)
-    assert dicom_reader.position(content) == ("1.2", 3.0)
+    assert dicom_reader.position(content)[:2] == ("1.2", 3.0)
     (tmp_path / "glioma").mkdir()
     (tmp_path / "glioma" / "IM000001").write_bytes(content)
     (tmp_path / "glioma" / "DICOMDIR").write_bytes(whole)
@@ -725,6 +726,53 @@ def test_a_discs_list_of_its_files_is_left_out_of_folders(tmp_path):
     one.save_as(buffer)
     with pytest.raises(InputRejected, match="Give the slices themselves"):
         read(buffer.getvalue(), "DICOMDIR")
+
+
+#: By SOP class, whether what they are of holds no pixels (PS3.3 annex A); an unknown one and a private one may hold some.
+NO_PIXELS = {
+    **dict.fromkeys(["1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.4.2"], True),
+    **{f"1.2.840.10008.5.1.4.1.1.{end}": True for end in ("11.1", "11.8", "88.11", "88.33", "88.59", "88.67", "104.1")},
+    **{f"1.2.840.10008.5.1.4.1.1.{end}": True for end in ("481.3", "481.5", "481.8", "66.1", "66.5", "67", "9.1.1")},
+    **{f"1.2.840.10008.5.1.4.1.1.{end}": False for end in ("4", "4.1", "4.3", "4.4", "7", "7.2", "2", "30", "66.4")},
+    **{f"1.2.840.10008.5.1.4.1.1.{end}": False for end in ("481.1", "481.2", "6.2", "81.1", "88.999", "11", "9999")},
+    **dict.fromkeys(["1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4", ""], False),
+}
+
+
+@pytest.mark.parametrize(("storage", "left_out"), NO_PIXELS.items())
+@pytest.mark.parametrize("said_in", ["the data set", "the file's meta"])
+def test_objects_without_pixels_are_known_by_their_class_all_others_are_read(storage, left_out, said_in):
+    one = pydicom.dcmread(io.BytesIO(dicom()))
+    if said_in == "the data set":
+        one.SOPClassUID = storage
+    else:
+        one.file_meta.MediaStorageSOPClassUID = storage
+    buffer = io.BytesIO()
+    one.save_as(buffer)
+    assert bool(dicom_reader.position(buffer.getvalue()).kind) == left_out
+
+
+def test_a_folder_as_a_hospital_exports_it_is_read_without_what_holds_no_pixels(tmp_path):
+    """Reports, a plan, a disc's list under two names and notes are counted by kind; one named by itself keeps its error."""
+    files = {"a": "reportsi.dcm", "b.dcm": "test-SR.dcm", "c.dcm": "rtplan.dcm", "d": "rtstruct.dcm"}
+    files |= {"e": "reportsi.dcm", "DICOMDIR": "DICOMDIR", "list.dcm": "DICOMDIR", "f.dcm": "MR_small.dcm"}
+    for name, file in files.items():
+        (tmp_path / name).write_bytes(Path(get_testdata_file(file)).read_bytes())
+    (tmp_path / "notes.txt").write_text("no slice")
+    said = []
+    assert [Path(path).name for path in expand([str(tmp_path)], said.append)] == ["f.dcm"]
+    (line,) = said
+    start, _, kinds = line.removesuffix(".").partition(": ")
+    assert start == "Left out, of kinds that are not read"
+    others = ["1 .txt", "1 Comprehensive SR", "1 RT Plan", "1 RT Structure Set"]
+    assert sorted(kinds.split(", ")) == [*others, "2 Basic Text SR", "2 Media Storage Directory"]
+    report = str(tmp_path / "a")
+    assert expand([report]) == [report]
+    with pytest.raises(InputRejected, match="no pixels in it"):
+        read(Path(report).read_bytes())
+    (tmp_path / "f.dcm").unlink()
+    with pytest.raises(DataNotFound, match=r"no file that may hold slices .* It holds .*2 Basic Text SR"):
+        expand([str(tmp_path)])
 
 
 def test_a_volume_of_one_value_on_nothing_is_white_on_black():

@@ -17,23 +17,26 @@ from tumorscope.data import layout
 from tumorscope.errors import DataNotFound
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading.dicom import ORDERED_BY, position
+from tumorscope.inference.reading.dicom import ORDERED_BY, Place, position
 from tumorscope.inference.reading.slices import Grid
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
-#: Files in order, each with the series and place of a DICOM file, None for one of another kind.
-Placed = dict[str, tuple[str, float] | None]
+#: Files in order, each with the place of a DICOM file, None for one of another kind.
+Placed = dict[str, Place | None]
+#: Files of a folder that are not read, and of what kind each is.
+Left = dict[Path, str]
 
 
 def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[str]:
     """Files of every path, folder and pattern, each once; a folder's DICOM files stand in order of series and position.
 
-    say : told what is left out: heat maps and masks that `with_maps` wrote, and a folder's files of kinds that are not read
+    say : told what is left out: heat maps and masks that `with_maps` wrote, and a folder's files of kinds that are not read,
+    DICOM objects without pixels among them
 
     Raises `DataNotFound` for a path that is not there, a folder without slices and a pattern without files.
     """
     found: Placed = {}
-    left: set[Path] = set()
+    left: Left = {}
     for path in paths:
         if path == "-":
             found[path] = None
@@ -47,21 +50,29 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
     if len(slices) < len(found):
         say(f"Left out: {len(found) - len(slices):,} heat maps and masks that tumorscope wrote.")
     if left:
-        kinds = Counter(item.suffix.lower() or "without ending" for item in left).most_common()
-        say(f"Left out, of kinds that are not read: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}.")
+        say(f"Left out, of kinds that are not read: {_counted(left)}.")
     if not slices:
         raise DataNotFound(f"{paths[0]}: nothing but heat maps and masks that tumorscope wrote. Give slices.")
     return _in_order(slices)
 
 
-def _in_folder(folder: Path, left: set[Path]) -> Placed:
-    files = _slices_in(folder, left)
+def _in_folder(folder: Path, left: Left) -> Placed:
+    others: Left = {}
+    files = _slices_in(folder, others)
     if not files:
-        raise DataNotFound(f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).")
+        held = f" It holds {_counted(others)}." if others else ""
+        raise DataNotFound(
+            f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).{held}"
+        )
+    left |= others
     return files
 
 
-def _matching(pattern: str, left: set[Path]) -> Placed:
+def _counted(left: Left) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in Counter(left.values()).most_common())
+
+
+def _matching(pattern: str, left: Left) -> Placed:
     """Files that a pattern matches, and those in folders that it matches."""
     matches = [Path(one) for one in glob.glob(pattern, recursive=True)]  # noqa: PTH207  # Path.glob takes no absolute pattern
     if not matches:
@@ -77,18 +88,23 @@ def _matching(pattern: str, left: set[Path]) -> Placed:
     return found
 
 
-def _slices_in(folder: Path, left: set[Path]) -> Placed:
+def _slices_in(folder: Path, left: Left) -> Placed:
     """Files below `folder` that may hold slices; the others are added to `left`, hidden ones apart."""
     files = {item: _place(item) for item in folder.rglob("*") if item.is_file()}
-    slices = [item for item in files if _may_hold_slices(item, files[item] is not None)]
-    left |= {item for item in files.keys() - slices if not item.name.startswith(".") and not _is_map(item)}
+    slices = []
+    for item, place in files.items():
+        kind = place.kind if place else ""
+        if not kind and _may_hold_slices(item, place is not None):
+            slices.append(item)
+        elif not item.name.startswith(".") and not _is_map(item):
+            left[item] = kind or item.suffix.lower() or "without ending"
     slices.sort(key=lambda item: (str(item.parent), files[item] is not None, item.name))
     return {str(item): files[item] for item in slices}
 
 
 def _in_order(files: Placed) -> list[str]:
     """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
-    dicom: dict[Path, list[tuple[tuple[str, float], int, str]]] = defaultdict(list)
+    dicom: dict[Path, list[tuple[Place, int, str]]] = defaultdict(list)
     for number, (file, place) in enumerate(files.items()):
         if place is not None:
             dicom[Path(file).parent].append((place, number, file))
@@ -103,7 +119,7 @@ def _may_hold_slices(path: Path, dicom: bool) -> bool:
     return layout.may_hold_slices(path.name, lambda: dicom)
 
 
-def _place(path: Path) -> tuple[str, float] | None:
+def _place(path: Path) -> Place | None:
     """What a file is ordered by, opened once: folders of thousands lie on slow shares. None for a pipe, which is read once."""
     try:
         if not path.is_file():

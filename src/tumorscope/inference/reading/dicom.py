@@ -8,7 +8,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,12 @@ ELSEWHERE = re.compile(
     "|RIB|SACRUM|SCAPULA|SHOULDER|SPINE|SPLEEN|STERNUM|STOMACH|TESTIS|THIGH|THORAX|THUMB|TIBIA|TOE|ULNA|UTERUS|WRIST)S?(?![A-Z])"
 )
 OF_THE_HEAD = ("HEAD", "BRAIN", "SKULL")
+#: Objects without pixels (PS3.3 annex A), as their SOP classes are named (PS3.6 table A-1) without " Storage".
+NO_PIXELS = re.compile(
+    r".+ (Presentation State|SR|Waveform)|Key Object Selection Document|Encapsulated \w+|Raw Data|MR Spectroscopy"
+    r"|RT (Structure Set|(Ion )?Plan|.+ Record)|(Deformable )?Spatial (Registration|Fiducials)|Surface Segmentation"
+    r"|Tractography Results|Real World Value Mapping|Media Storage Directory"
+)
 #: Where columns and rows of a slice run as radiologists look at it; x is left, y is back, z is up (PS3.3 C.7.6.2.1.1).
 LOOKED_ALONG = {
     "sagittal": ((0, 1, 0), (0, 0, -1)),
@@ -55,22 +61,42 @@ LOOKED_ALONG = {
 }
 
 
-def position(content: bytes) -> tuple[str, float]:
-    """Series and place along its normal of a DICOM file, to order a folder by; ("", 0) where it does not say.
+class Place(NamedTuple):
+    """Where a DICOM file stands in its folder; nothing is known of a damaged one.
 
-    content : its first `ORDERED_BY` bytes are enough
+    series : SeriesInstanceUID; along : mm along the slice's normal, its InstanceNumber where it does not say
+    kind : of an object without pixels, in the standard's words; "" for what may be a slice
     """
+
+    series: str = ""
+    along: float = 0.0
+    kind: str = ""
+
+
+def position(content: bytes) -> Place:
+    """What a folder is ordered by. content : a DICOM file's first `ORDERED_BY` bytes are enough"""
     try:
-        tags = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
+        tags = ["SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
         header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), ORIENTATION, tags)
         normal = _normal(header)
         place = header.get("ImagePositionPatient")
         along = float(np.dot(normal, np.asarray(place, float))) if normal is not None and place else None
-        return str(header.get("SeriesInstanceUID", "")), float(
-            header.get("InstanceNumber") or 0
-        ) if along is None else along
+        return Place(
+            str(header.get("SeriesInstanceUID", "")),
+            float(header.get("InstanceNumber") or 0) if along is None else along,
+            _kind(header),
+        )
     except Exception:  # a damaged header is said when the file itself is read
-        return "", 0.0
+        return Place()
+
+
+def _kind(header: Any) -> str:
+    """See `Place`: private classes and those not known here have no name, and are read."""
+    from pydicom.uid import UID
+
+    storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")
+    name = UID(str(storage)).name.removesuffix(" Storage")
+    return name if NO_PIXELS.fullmatch(name) else ""
 
 
 def read(name: str, content: bytes, force: bool) -> Iterator[Slice]:
