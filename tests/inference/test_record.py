@@ -130,6 +130,37 @@ def test_dicom_files_follow_each_other_by_position_however_they_are_named(tmp_pa
         expand(["s[3]"])
 
 
+def test_an_instance_that_lies_twice_in_a_folder_counts_once(tmp_path, monkeypatch):
+    """Two of three slices again under other names, stored otherwise; one of them in a folder of its own, where it is no copy."""
+    monkeypatch.chdir(tmp_path)
+    flat = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
+    for folder, name, number in [("s", f"IM{n}", n) for n in (1, 2, 3)] + [("s", "8", 3), ("s", "9", 1), ("t", "8", 3)]:
+        Path(folder).mkdir(exist_ok=True)
+        tags = {"SOPInstanceUID": f"1.2.{number}", "InstanceNumber": number, "ImagePositionPatient": [0, 0, number]}
+        Path(folder, name).write_bytes(dicom(**flat, **tags, StationName=name))
+    said = []
+    assert expand(["s", "t"], said.append) == ["s/9", "s/IM2", "s/8", "t/8"]
+    assert said == ["Left out: 2 copies of DICOM files beside them, of the same SOPInstanceUID."]
+    assert expand(["s/IM*", "s/9"]) == ["s/IM1", "s/IM2", "s/IM3"]
+
+
+@pytest.mark.parametrize("told_apart_by", ["ImagePositionPatient", "InstanceNumber", "SeriesInstanceUID", "no UID"])
+def test_files_that_were_given_one_uid_and_differ_are_no_copies(tmp_path, told_apart_by):
+    same = {
+        "SOPInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2",
+        "InstanceNumber": 1,
+        "ImagePositionPatient": [0, 0, 0],
+    }
+    other = {"InstanceNumber": 2, "ImagePositionPatient": [0, 0, 1], "SeriesInstanceUID": "1.4"}
+    for name in ("a", "b"):
+        tags = same | ({told_apart_by: other[told_apart_by]} if name == "b" and told_apart_by in other else {})
+        if told_apart_by == "no UID":
+            del tags["SOPInstanceUID"]
+        (tmp_path / name).write_bytes(dicom(ImageOrientationPatient=[1, 0, 0, 0, 1, 0], **tags))
+    assert [Path(path).name for path in expand([str(tmp_path)])] == ["a", "b"]
+
+
 def test_a_folders_files_are_opened_once_to_be_ordered(tmp_path, monkeypatch):
     flat = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
     for name, z in (("a", 2), ("b.dcm", 1)):

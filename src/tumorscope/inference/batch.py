@@ -31,7 +31,7 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
     """Files of every path, folder and pattern, each once; a folder's DICOM files stand in order of series and position.
 
     say : told what is left out: heat maps and masks that `with_maps` wrote, and a folder's files of kinds that are not read,
-    DICOM objects without pixels among them
+    DICOM objects without pixels among them, and copies of a DICOM instance in one folder
 
     Raises `DataNotFound` for a path that is not there, a folder without slices and a pattern without files.
     """
@@ -53,7 +53,10 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
         say(f"Left out, of kinds that are not read: {_counted(left)}.")
     if not slices:
         raise DataNotFound(f"{paths[0]}: nothing but heat maps and masks that tumorscope wrote. Give slices.")
-    return _in_order(slices)
+    once = _once(slices)
+    if len(once) < len(slices):
+        say(f"Left out: {len(slices) - len(once):,} copies of DICOM files beside them, of the same SOPInstanceUID.")
+    return _in_order(once)
 
 
 def _in_folder(folder: Path, left: Left) -> Placed:
@@ -102,12 +105,22 @@ def _slices_in(folder: Path, left: Left) -> Placed:
     return {str(item): files[item] for item in slices}
 
 
+def _once(files: Placed) -> Placed:
+    """The files, each DICOM instance once a folder, by the first file that is of it: a slice would count twice."""
+    first: dict[tuple[Path, Place], str] = {}
+    return {
+        file: place
+        for file, place in files.items()
+        if not (place and place.instance) or first.setdefault((Path(file).parent, place), file) == file
+    }
+
+
 def _in_order(files: Placed) -> list[str]:
     """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
-    dicom: dict[Path, list[tuple[Place, int, str]]] = defaultdict(list)
+    dicom: dict[Path, list[tuple[tuple[str, float], int, str]]] = defaultdict(list)
     for number, (file, place) in enumerate(files.items()):
         if place is not None:
-            dicom[Path(file).parent].append((place, number, file))
+            dicom[Path(file).parent].append(((place.series, place.along), number, file))
     ordered = list(files)
     for several in dicom.values():
         for (_, number, _), (_, _, file) in zip(several, sorted(several), strict=True):

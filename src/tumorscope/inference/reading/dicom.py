@@ -66,25 +66,30 @@ class Place(NamedTuple):
 
     series : SeriesInstanceUID; along : mm along the slice's normal, its InstanceNumber where it does not say
     kind : of an object without pixels, in the standard's words; "" for what may be a slice
+    instance : SOPInstanceUID, and InstanceNumber for files that were all given one UID; "" without a UID
     """
 
     series: str = ""
     along: float = 0.0
     kind: str = ""
+    instance: str = ""
 
 
 def position(content: bytes) -> Place:
     """What a folder is ordered by. content : a DICOM file's first `ORDERED_BY` bytes are enough"""
     try:
-        tags = ["SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
+        tags = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber"]
+        tags += ["ImagePositionPatient", "ImageOrientationPatient"]
         header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), ORIENTATION, tags)
         normal = _normal(header)
         place = header.get("ImagePositionPatient")
         along = float(np.dot(normal, np.asarray(place, float))) if normal is not None and place else None
+        uid, number = header.get("SOPInstanceUID"), float(header.get("InstanceNumber") or 0)
         return Place(
             str(header.get("SeriesInstanceUID", "")),
-            float(header.get("InstanceNumber") or 0) if along is None else along,
+            number if along is None else along,
             _kind(header),
+            f"{uid} {number:g}" if uid else "",
         )
     except Exception:  # a damaged header is said when the file itself is read
         return Place()
