@@ -130,6 +130,27 @@ def test_dicom_files_follow_each_other_by_position_however_they_are_named(tmp_pa
         expand(["s[3]"])
 
 
+@pytest.mark.parametrize(
+    ("acquired", "in_order"),
+    [
+        ([(2, 0), (1, 1), (2, 1), (1, 0), (1, 2), (2, 2)], "dbeacf"),  # two time points of three places
+        ([(1, 0), (2, 1), (1, 2), (2, 3), (1, 4), (2, 5)], "abcdef"),  # two packs of slices
+        ([(6, 0), (5, 1), (4, 2), (3, 3), (2, 4), (1, 5)], "abcdef"),  # a number a slice
+        ([(6, 0), (5, 1), (4, 2), (3, 0), (2, 1), (1, 2)], "adbecf"),  # the same for two echoes
+        ([(2, 0), (1, 1), (2, 1), (1, 0), (1, 2)], "adbce"),  # a slice is missing: it may as well be packs that overlap
+        ([(2, None), (1, None), (1, None), (2, None)], "abcd"),  # places wiped: by InstanceNumber
+    ],
+)
+def test_time_points_that_acquisitions_alone_tell_apart_follow_each_other(tmp_path, acquired, in_order):
+    """Files a, b and on, by their acquisition's number and their place, in the order that they are asked about in."""
+    flat = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
+    for number, (acquisition, z) in enumerate(acquired):
+        place = {} if z is None else {"ImagePositionPatient": [0, 0, z]}
+        content = dicom(**flat, **place, AcquisitionNumber=acquisition, InstanceNumber=number + 1)
+        (tmp_path / "abcdef"[number]).write_bytes(content)
+    assert "".join(Path(path).name for path in expand([str(tmp_path)])) == in_order
+
+
 def test_an_instance_that_lies_twice_in_a_folder_counts_once(tmp_path, monkeypatch):
     """Two of three slices again under other names, stored otherwise; one of them in a folder of its own, where it is no copy."""
     monkeypatch.chdir(tmp_path)

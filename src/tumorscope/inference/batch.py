@@ -28,7 +28,7 @@ Left = dict[Path, str]
 
 
 def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Files of every path, folder and pattern, each once; a folder's DICOM files stand in order of series and position.
+    """Files of every path, folder and pattern, each once; a folder's DICOM files by series, time point and position.
 
     say : told what is left out: heat maps and masks that `with_maps` wrote, and a folder's files of kinds that are not read,
     DICOM objects without pixels among them, and copies of a DICOM instance in one folder
@@ -116,16 +116,37 @@ def _once(files: Placed) -> Placed:
 
 
 def _in_order(files: Placed) -> list[str]:
-    """The files, with a folder's DICOM files put on each other's places by series and position, so that neighbours follow."""
-    dicom: dict[Path, list[tuple[tuple[str, float], int, str]]] = defaultdict(list)
+    """The files, with a folder's DICOM files put on each other's places by series, time point and position, so that neighbours
+    follow.
+    """
+    dicom: dict[Path, list[tuple[int, Place, str]]] = defaultdict(list)
     for number, (file, place) in enumerate(files.items()):
         if place is not None:
-            dicom[Path(file).parent].append(((place.series, place.along), number, file))
+            dicom[Path(file).parent].append((number, place, file))
     ordered = list(files)
     for several in dicom.values():
-        for (_, number, _), (_, _, file) in zip(several, sorted(several), strict=True):
+        timed = _in_time([place for _, place, _ in several])
+        ranked = sorted(
+            (place.series, place.acquisition if place.series in timed else 0, place.along, number, file)
+            for number, place, file in several
+        )
+        for (number, _, _), (*_, file) in zip(several, ranked, strict=True):
             ordered[number] = file
     return ordered
+
+
+def _in_time(places: list[Place]) -> set[str]:
+    """Series whose acquisitions all lie at the same places, as time points do; packs of slices lie between each other, and
+    some scanners number each slice.
+    """
+    found: dict[str, dict[int, Counter[float]]] = defaultdict(lambda: defaultdict(Counter))
+    for place in places:
+        found[place.series][place.acquisition][place.along] += 1
+    return {
+        series
+        for series, (first, *others) in ((series, acquired.values()) for series, acquired in found.items())
+        if len(first) > 1 and all(other == first for other in others)
+    }
 
 
 def _may_hold_slices(path: Path, dicom: bool) -> bool:

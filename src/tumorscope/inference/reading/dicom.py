@@ -67,19 +67,21 @@ class Place(NamedTuple):
     series : SeriesInstanceUID; along : mm along the slice's normal, its InstanceNumber where it does not say
     kind : of an object without pixels, in the standard's words; "" for what may be a slice
     instance : SOPInstanceUID, and InstanceNumber for files that were all given one UID; "" without a UID
+    acquisition : AcquisitionNumber; 0 without one, and where the file does not say its place
     """
 
     series: str = ""
     along: float = 0.0
     kind: str = ""
     instance: str = ""
+    acquisition: int = 0
 
 
 def position(content: bytes) -> Place:
     """What a folder is ordered by. content : a DICOM file's first `ORDERED_BY` bytes are enough"""
     try:
         tags = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber"]
-        tags += ["ImagePositionPatient", "ImageOrientationPatient"]
+        tags += ["AcquisitionNumber", "ImagePositionPatient", "ImageOrientationPatient"]
         header = _data_set(_inflated(content[:ORDERED_BY], ORDERED_BY), ORIENTATION, tags)
         normal = _normal(header)
         place = header.get("ImagePositionPatient")
@@ -90,6 +92,7 @@ def position(content: bytes) -> Place:
             number if along is None else along,
             _kind(header),
             f"{uid} {number:g}" if uid else "",
+            0 if along is None else int(header.get("AcquisitionNumber") or 0),
         )
     except Exception:  # a damaged header is said when the file itself is read
         return Place()
