@@ -8,7 +8,7 @@ from tumorscope.api import train
 from tumorscope.audit.identify import with_pictures
 from tumorscope.config import load_recipe
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 
 TINY = {
     **{"model.filters": [4, 8, 8], "training.epochs": 2, "training.batch_size": 16, "input.crop": "head"},

@@ -17,7 +17,7 @@ from tumorscope.audit.identify import with_pictures
 from tumorscope.audit.summary import summary
 from tumorscope.cli.main import app
 from tumorscope.data.catalogue import join, load_catalogue
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.protocols import folds
 
 

@@ -32,7 +32,7 @@ from tumorscope.audit.pictures import (
     weakest_links,
 )
 from tumorscope.data.decode import decode, shrink
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import InputRejected
 
 SIZE = 192

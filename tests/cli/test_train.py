@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tumorscope.api import read_run
 from tumorscope.cli.main import app
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import RunMismatch
 from tumorscope.protocols import ALL, PROTOCOLS
 

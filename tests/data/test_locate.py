@@ -25,7 +25,7 @@ def said(tmp_path, monkeypatch):
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("TUMORSCOPE_DATA", raising=False)
     monkeypatch.setattr(locate, "silence", lambda host, port: f"No answer from {host} (test).")
-    monkeypatch.setattr("tumorscope.data.phantom.write_phantom", drawn)
+    monkeypatch.setattr("tumorscope.data.phantom.archive.write_phantom", drawn)
     return []
 
 

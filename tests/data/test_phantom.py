@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 
 
 def test_the_same_seed_draws_the_same_bytes_and_another_does_not(tmp_path):

@@ -15,7 +15,7 @@ from tumorscope.api import train
 from tumorscope.cli.main import app
 from tumorscope.config import load_recipe
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import RunMismatch
 from tumorscope.evaluation.explain import BLUR, CHANCE, RANDOM, SHARES, curves, explain_run, explanation
 from tumorscope.transforms.augment import blurred

@@ -28,7 +28,7 @@ from tumorscope.data import known
 from tumorscope.data.cards import CARDS
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.decode import decode
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, PackageMismatch, RunMismatch
 from tumorscope.evaluation.package_scores import _region, score_package
 from tumorscope.inference.classifier import Classifier, Finding, calibrated, prediction_set
@@ -910,7 +910,7 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
     from tumorscope.api import train
     from tumorscope.audit.identify import with_pictures
     from tumorscope.data.catalogue import load_catalogue
-    from tumorscope.data.phantom import write_phantom
+    from tumorscope.data.phantom.archive import write_phantom
     from tumorscope.evaluation.explain import explain_run
 
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))

@@ -17,7 +17,7 @@ from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.masks import INSIDE, UNKNOWN
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.assemble import report_of
 from tumorscope.evaluation.evaluate import by_model

@@ -17,7 +17,7 @@ from tumorscope.config import RegionOfInterest, SuperResolution, load_recipe, pa
 from tumorscope.data.cache import pixels, write_pixels
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.decode import enlarge, shrink
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import RecipeError, RunMismatch
 from tumorscope.estimator import SliceClassifier
 from tumorscope.evaluation import regions

@@ -17,7 +17,7 @@ from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.masks import INSIDE, masks, tumour_of
-from tumorscope.data.phantom import write_phantom
+from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.evaluation.augmentation import augmentation_page
 from tumorscope.evaluation.package_scores import _region

@@ -332,7 +332,7 @@ def test_the_refusal_names_every_set_of_a_joined_and_extended_one_and_following_
 def test_pictures_that_a_set_knows_are_left_out_mirrored_ones_too(tmp_path, monkeypatch):
     """Of four new images two are a slice of the set again: one as it is, one mirrored and stored as JPEG."""
     from tumorscope.data.catalogue import load_catalogue
-    from tumorscope.data.phantom import write_phantom
+    from tumorscope.data.phantom.archive import write_phantom
 
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
     archive = write_phantom(tmp_path / "phantom.zip", patients_per_class=4, slices_per_patient=3, size=128)
@@ -354,7 +354,7 @@ def test_pictures_that_a_set_knows_are_left_out_mirrored_ones_too(tmp_path, monk
 
 
 def test_from_other_images_to_a_trained_run_by_command_line(tmp_path, monkeypatch):
-    from tumorscope.data.phantom import write_phantom
+    from tumorscope.data.phantom.archive import write_phantom
 
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -421,7 +421,7 @@ def test_a_weights_file_that_file_would_not_take_is_refused():
 
 def test_images_without_labels_are_enough_and_none_may_be_left(tmp_path, monkeypatch):
     """A flat folder: one of three images is no image, and against a set that holds all of them nothing is left to learn on."""
-    from tumorscope.data.phantom import write_phantom
+    from tumorscope.data.phantom.archive import write_phantom
 
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -56,7 +56,7 @@ def fetch(name: str, say: Callable[[str], None]) -> Path:
 
 def phantom(say: Callable[[str], None]) -> Path:
     """The phantom archive, drawn on first use, which `say` is told since it takes a while."""
-    from tumorscope.data.phantom import write_phantom
+    from tumorscope.data.phantom.archive import write_phantom
 
     target = home.home() / "phantom.zip"
     if not target.exists():
