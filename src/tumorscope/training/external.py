@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.config import External, Recipe
-from tumorscope.data.cache import input_pixels
+from tumorscope.data.cache import input_file, input_pixels
 from tumorscope.data.catalogue import Catalogue, extend, load_catalogue
 from tumorscope.data.decode import shrink
 from tumorscope.errors import DataNotFound
@@ -29,14 +29,16 @@ class Further:
 def with_external(recipe: Recipe, catalogue: Catalogue) -> tuple[Catalogue, Path, list[Further]]:
     """The catalogue with the recipe's further sets behind it, pictures named over all of them; the pixel file; their rows.
 
+    Without further sets the catalogue as it is, its pixels and no rows.
     Raises `DataNotFound` where a set is not there, or holds no slice of the classes asked for.
     """
     catalogue, further = with_rows(recipe, catalogue)
-    return catalogue, _degraded(recipe, catalogue, further), further
+    file = _degraded(recipe, catalogue, further) if further else input_file(catalogue, recipe.input)
+    return catalogue, file, further
 
 
 def with_rows(recipe: Recipe, catalogue: Catalogue) -> tuple[Catalogue, list[Further]]:
-    """What `with_external` gives, without the pixels; without further sets the catalogue as it is."""
+    """What `with_external` gives, without the pixels."""
     from tumorscope.audit.identify import with_pictures
 
     if not recipe.external:

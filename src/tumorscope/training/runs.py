@@ -16,7 +16,6 @@ import pandas as pd
 
 from tumorscope import home
 from tumorscope.config import External, Recipe
-from tumorscope.data.cache import input_file
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch
@@ -55,14 +54,11 @@ def train_runs(
     device = _check(recipe, device)
     splits = {seed: folds(protocol, catalogue.table, seed) for seed in seeds}
     folders = {seed: runs / f"{recipe.name}-{place_of(catalogue, protocol, seed)}" for seed in seeds}
-    left_out: dict[int, list[list[dict[str, Any]]]] = {seed: [] for seed in seeds}
-    if recipe.external:
-        catalogue, file, further = with_external(recipe, catalogue)
-        for seed, made in splits.items():
-            both = [widened(fold, catalogue.table, further) for fold in made]
-            splits[seed], left_out[seed] = [fold for fold, _ in both], [counts for _, counts in both]
-    else:
-        file = input_file(catalogue, recipe.input)
+    catalogue, file, further = with_external(recipe, catalogue)
+    left_out: dict[int, list[list[dict[str, Any]]]] = {}
+    for seed, made in splits.items():
+        both = [widened(fold, catalogue.table, further) for fold in made]
+        splits[seed], left_out[seed] = [fold for fold, _ in both], [counts for _, counts in both]
     features = _features(recipe, file, catalogue, device, report)
     sources = sources_of(
         recipe,
