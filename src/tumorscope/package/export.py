@@ -35,7 +35,7 @@ from tumorscope.package.scores import not_measured, scores_of
 from tumorscope.package.training_data import files_of, sets_of, trained_with_further
 from tumorscope.protocols import PROTOCOLS
 from tumorscope.training.identity import environment
-from tumorscope.training.network import load_network
+from tumorscope.training.network import SliceNetwork, load_network
 from tumorscope.training.runs import read_predictions
 
 #: Largest difference of probabilities between graph and network.
@@ -76,17 +76,11 @@ def export_run(
     images = input_pixels(catalogue, recipe.input)
     labels = catalogue.table["label"].map(INDEX).to_numpy()
     say("Writing the graph and checking it on real slices")
-    graph = to_onnx(module, recipe)
-    difference = largest_difference(graph, module, recipe, images)
-    if not difference <= TOLERANCE:
-        raise InputRejected("graph", f"{difference:g}", f"at most {TOLERANCE:g} from torch", "Report this as a bug.")
+    graph, difference = _checked_graph(module, recipe, images)
     say("Measuring slices for the gate")
     trained = trained_rows(facts, catalogue)
     layouts = np.stack([layout(head) for head in pixels(catalogue, LOOK, crop="head")])
-    known = {
-        "embeddings": statistics(embeddings_of(module, recipe, images[trained]), labels[trained]),
-        "layouts": statistics(layouts[trained], labels[trained]),
-    }
+    known = _gate_file(embeddings_of(module, recipe, images[trained]), layouts[trained], labels[trained])
     held = held_out(cv[0], recipe, catalogue, images, layouts, labels)
     # Of one seed, so that what a fold is calibrated on holds none of its own slices.
     predictions = read_predictions(cv[0])
@@ -100,14 +94,29 @@ def export_run(
         "not_measured": not_measured(recipe.name, {row["protocol"] for row in scores}),
     }
     card = _card(recipe, facts, catalogue, trained, told)
-    statistics_file = io.BytesIO()
-    clouds = {
-        f"{name}_{what}": getattr(cloud, what) for name, cloud in known.items() for what in ("centres", "precision")
-    }
-    np.savez(statistics_file, **{name: values.astype(np.float32) for name, values in clouds.items()})
     write_bytes(out.with_name(f"{out.name}-reliability.svg"), reliability_of(recipe.name, predictions))
-    made = _written(out, {"model.onnx": graph, "gate.npz": statistics_file.getvalue()}, card)
+    made = _written(out, {"model.onnx": graph, "gate.npz": known}, card)
     return add_to_card(out, external=external, say=say) if external else made
+
+
+def _checked_graph(module: SliceNetwork, recipe: Recipe, images: np.ndarray) -> tuple[bytes, float]:
+    """The network as an ONNX graph, and how far their probabilities are apart; raises `InputRejected` where that is too far."""
+    graph = to_onnx(module, recipe)
+    difference = largest_difference(graph, module, recipe, images)
+    if not difference <= TOLERANCE:
+        raise InputRejected("graph", f"{difference:g}", f"at most {TOLERANCE:g} from torch", "Report this as a bug.")
+    return graph, difference
+
+
+def _gate_file(embeddings: np.ndarray, layouts: np.ndarray, labels: np.ndarray) -> bytes:
+    """gate.npz, float32: `statistics` of training slices' embeddings (n, d) and layouts (n, e)."""
+    clouds = {"embeddings": statistics(embeddings, labels), "layouts": statistics(layouts, labels)}
+    values = {
+        f"{name}_{what}": getattr(cloud, what) for name, cloud in clouds.items() for what in ("centres", "precision")
+    }
+    file = io.BytesIO()
+    np.savez(file, **{name: array.astype(np.float32) for name, array in values.items()})
+    return file.getvalue()
 
 
 def add_to_card(
