@@ -66,12 +66,7 @@ def tune(
     need_weights(base, catalogue)
     if sampler == "grid":
         trials = min(trials, math.prod(len(values.grid()) for values in space.values()))
-    made = folds(protocol, catalogue.table, seed)
-    if inner_folds > len(made):
-        remedy = "Ask for no more, or choose a protocol of several folds, such as patient-cv."
-        raise InputRejected("folds", inner_folds, f"{protocol} has {len(made)}", remedy)
-    nothing = np.empty(0, np.int64)
-    blind = tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made[:inner_folds])
+    blind = _blind(protocol, catalogue, seed, inner_folds)
     labels = catalogue.table["label"].map(INDEX).to_numpy().astype(np.int64)
     slices = input_file(catalogue, base.input)
     features = _features(base, slices, catalogue, say)
@@ -88,6 +83,16 @@ def tune(
         _work(plan, min(workers or home.cores(), trials), say)
     lock_of(out, plan.search).unlink(missing_ok=True)
     return _write(study, plan, base, out)
+
+
+def _blind(protocol: str, catalogue: Catalogue, seed: int, count: int) -> tuple[Fold, ...]:
+    """The first folds of a protocol without their test parts; raises `InputRejected` where it has fewer than `count`."""
+    made = folds(protocol, catalogue.table, seed)
+    if count > len(made):
+        remedy = "Ask for no more, or choose a protocol of several folds, such as patient-cv."
+        raise InputRejected("folds", count, f"{protocol} has {len(made)}", remedy)
+    nothing = np.empty(0, np.int64)
+    return tuple(Fold(fold.protocol, fold.index, fold.train, fold.validation, nothing) for fold in made[:count])
 
 
 def _features(base: Recipe, slices: Path, catalogue: Catalogue, say: Callable[[str], None]) -> "Features | None":
