@@ -45,7 +45,7 @@ def predict(
         Path | None, typer.Option(help="Folder for the regions taken for tumour, as PNG masks; NIfTI of a volume.")
     ] = None,
     plane: Annotated[Plane, typer.Option(help="Which way NIfTI volumes are cut.")] = Plane.axial,
-    force: Annotated[bool, typer.Option(help="Read DICOM of another modality than MR too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Read DICOM of another modality than MR too.")] = False,
     error_rate: Annotated[
         float | None,
         typer.Option(help="How often a set of classes may miss the truth: 0.01, 0.05, 0.1 (default) or 0.2."),
