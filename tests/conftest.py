@@ -1,14 +1,25 @@
 """For all tests: torch's draws the same every time; a package made of a tiny network on the phantom set, once."""
 
+import os
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tumorscope.api import train
 from tumorscope.audit.identify import with_pictures
 from tumorscope.config import load_recipe
 from tumorscope.data.catalogue import load_catalogue
 from tumorscope.data.phantom.archive import write_phantom
+
+# A slow machine is no fault of what is tested, and every run looks at the same examples.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+# What the command prints is read as it comes without a terminal, whatever the machine has set for its own.
+for setting in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TERMINAL_WIDTH"):
+    os.environ.pop(setting, None)
+os.environ["COLUMNS"] = "200"
 
 TINY = {
     **{"model.filters": [4, 8, 8], "training.epochs": 2, "training.batch_size": 16, "input.crop": "head"},
