@@ -17,18 +17,17 @@ from tumorscope.training.runs import train_runs
 #: What a run leaves behind that must not depend on how often it was stopped.
 KEPT = ("fold-0/weights.safetensors", "fold-0/predictions.csv", "predictions.csv")
 
-SLOW = """
-import sys, time
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 from tests.training.tiny_set import everything, tiny_catalogue
 from tumorscope.training.runs import train_runs
 
-def wait(event):
-    if not event.finished:
-        print(event.row["epoch"], flush=True)
-        time.sleep(0.5)  # the checkpoint of this epoch is written; here the process is killed
+def kill(event):
+    if not event.finished and event.row["epoch"] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)  # the checkpoint of this epoch is written
 
-train_runs(everything(), tiny_catalogue(Path(sys.argv[1])), "official", [3], runs=Path(sys.argv[1]), workers=1, report=wait)
+train_runs(everything(), tiny_catalogue(Path(sys.argv[1])), "official", [3], runs=Path(sys.argv[1]), workers=1, report=kill)
 """
 
 
@@ -71,15 +70,8 @@ def test_after_kill_9_in_any_epoch_resume_ends_in_the_same_bits(tmp_path, epoch)
     stopped = tmp_path / "stopped"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(stopped)], stdout=subprocess.PIPE, text=True, env=environment, cwd=root
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if int(float(line)) == epoch:
-                process.send_signal(signal.SIGKILL)
-                break
-        assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, str(stopped), str(epoch)]
+    assert subprocess.run(command, env=environment, cwd=root, check=False).returncode == -signal.SIGKILL
     run = stopped / whole.name
     assert (run / "fold-0" / "checkpoint.safetensors").exists()
     assert not (run / "predictions.csv").exists()
