@@ -430,7 +430,12 @@ def test_a_killed_run_over_a_folder_goes_on_and_gives_what_one_run_gives(made, f
     assert "Going on after 3 of 7 files." in after.stderr
     assert "1 error" in after.stderr
     assert asked == [7, 1, 4]
-    assert out.read_text() == whole.read_text()
+    one, other = (list(csv.DictReader(file.open())) for file in (out, whole))
+    chances = [[float(row.pop(f"p_{name}") or -1) for row in rows for name in CLASSES] for rows in (one, other)]
+    assert one == other
+    assert chances[0] == pytest.approx(
+        chances[1], abs=2e-6
+    )  # its batches are others, which may change the last decimal
     assert sorted(item.name for item in (tmp_path / "heat").iterdir()) == maps
 
 
