@@ -1,7 +1,6 @@
 """Backbones of timm below our heads: shapes, what is frozen stays, weights from files and from the hub's cache."""
 
 import hashlib
-import time
 from typing import Any
 
 import numpy as np
@@ -294,10 +293,10 @@ def test_the_classifier_of_every_network_may_lie_beside_its_weights():
     assert [(name, part) for name, part in named if not f"{part}.weight".startswith(weights.BEHIND)] == []
 
 
-def test_published_weights_without_cache_and_network_are_refused_soon(tmp_path, monkeypatch):
+def test_published_weights_without_cache_and_network_are_refused_and_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    started = time.perf_counter()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("waits for a network"))
     with pytest.raises(DataNotFound, match=r"not in the cache. HF_HUB_OFFLINE is set. Run once with a network"):
         weights_of(Backbone(name="vgg16"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -314,7 +313,6 @@ def test_published_weights_without_cache_and_network_are_refused_soon(tmp_path, 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", cut_off)
     with pytest.raises(DataNotFound, match=r"timm/vgg16.tv_in1k\): TimeoutError. Run once with a network"):
         weights_of(Backbone(name="vgg16"))
-    assert time.perf_counter() - started < 5
 
 
 def test_published_weights_are_taken_from_the_hubs_cache(tmp_path, monkeypatch):
