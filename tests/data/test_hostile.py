@@ -354,6 +354,7 @@ def test_beside_a_library_with_threads_slices_are_read_by_threads_and_come_out_t
         if module:
             monkeypatch.setitem(sys.modules, module, ModuleType(module))
         monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / str(module)))
+        monkeypatch.setattr("tumorscope.home.cores", lambda: 2)  # one alone reads in threads
         assert threaded() == bool(module)
         pool = "ProcessPoolExecutor" if module else "ThreadPoolExecutor"  # the one that must not be used
         monkeypatch.setattr(f"tumorscope.data.catalogue.{pool}", None)
