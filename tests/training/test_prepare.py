@@ -58,11 +58,12 @@ def test_every_path_of_a_unit_takes_part():
 
 
 def test_super_resolution_comes_nearer_to_the_real_slices_than_bicubic(tmp_path, monkeypatch):
-    """On heads, whose edges bicubic blurs; of the held-out slices."""
+    """On heads, whose edges bicubic blurs; of the held-out slices. With seeds 0 to 4 it gains 0.86 to 1.06 dB."""
     monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
     data = load_catalogue(write_phantom(tmp_path / "phantom.zip", patients_per_class=6, slices_per_patient=3, size=96))
     changes = {**{key.replace("__", "."): value for key, value in ENLARGED.items()}, "input.size": 24}
-    changes |= {"input.enlarged_from": 12, "super_resolution.epochs": 20, "super_resolution.batch_size": 4}
+    changes |= {"input.enlarged_from": 12, "super_resolution.epochs": 30, "super_resolution.batch_size": 4}
+    changes |= {"super_resolution.filters": 16}  # of four, most may be silent by chance
     (run,) = train(
         load_recipe("improved_cnn", {**changes, "model.filters": [4]}), data, runs=tmp_path / "runs", workers=1
     )
