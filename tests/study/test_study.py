@@ -264,11 +264,14 @@ def test_super_resolution_is_told_over_all_test_slices_of_all_folds(tmp_path):
     assert likeness_of([tmp_path / "fold-0"]) == {}
 
     kept = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "study.json").read_text())
-    kept["rows"] = [{**kept["rows"][0], "likeness": found}, kept["rows"][1]]
+    alike = {"protocol": "official", "likeness": found}
+    more = [{"title": "one"}, {"title": "two"}, {"title": "three", "protocol": "patient-cv"}]
+    kept["rows"] = [*({**kept["rows"][0], **alike, **one} for one in more), kept["rows"][1]]
     (tmp_path / "study.json").write_text(json.dumps(kept))
     page = write_study(tmp_path).read_text()
     assert page.count("Likeness to the real slices") == 1
-    assert all(told in page for told in ("31.00", "35.00", "0.833", "0.900"))
+    assert all(page.count(told) == 2 for told in ("31.00", "35.00", "0.833"))  # of one and two once, of three
+    assert "one<br>two<br><small>official</small>" in page
 
 
 def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the_other(tmp_path):

@@ -116,11 +116,27 @@ def write_study(out: Path) -> Path:
         data=", ".join(dict.fromkeys(f"{one['data']['name']} ({one['data']['digest']})" for one in kept["rows"])),
         grouped=grouped,
         figures=figures,
+        likenesses={group: _likenesses(lines) for group, lines in grouped.items()},
         beside=_beside(kept["rows"]),
         created=_now(),
     )
     write_text(out / "study.html", page)
     return out / "study.html"
+
+
+def _likenesses(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Titles of the rows of a protocol whose slices are as like the real ones, which are the same slices, with that likeness."""
+    found: list[dict[str, Any]] = []
+    for line in lines:
+        if "likeness" not in line:
+            continue
+        one = {name: line[name] for name in ("protocol", "likeness")}
+        earlier = next((other for other in found if other.items() >= one.items()), None)
+        if earlier is None:
+            found.append({**one, "titles": [line["title"]]})
+        else:
+            earlier["titles"].append(line["title"])
+    return found
 
 
 def _beside(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
