@@ -182,6 +182,22 @@ def test_files_that_were_given_one_uid_and_differ_are_no_copies(tmp_path, told_a
     assert [Path(path).name for path in expand([str(tmp_path)])] == ["a", "b"]
 
 
+def test_files_of_one_uid_with_other_pixels_are_no_copies(tmp_path):
+    """A script wrote other pixels into one file again and again; a download stopped after half of them; the last is a copy."""
+    same = {
+        "SOPInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2",
+        "InstanceNumber": 1,
+        "ImagePositionPatient": [0, 0, 0],
+    }
+    files = [dicom(np.full((10, 10), grey, np.uint16), **same) for grey in (1, 2)]
+    for name, content in zip("abcd", [files[0][:-100], *files, files[1]], strict=True):
+        (tmp_path / name).write_bytes(content)
+    said = []
+    assert [Path(path).name for path in expand([str(tmp_path)], said.append)] == ["a", "b", "c"]
+    assert said == ["Left out: 1 copies of DICOM files beside them, of the same SOPInstanceUID."]
+
+
 def test_a_folders_files_are_opened_once_to_be_ordered(tmp_path, monkeypatch):
     flat = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "1.2"}
     for name, z in (("a", 2), ("b.dcm", 1)):

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import io
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tumorscope.data import layout
-from tumorscope.errors import DataNotFound
+from tumorscope.errors import DataNotFound, InputRejected
 from tumorscope.files import write_bytes
 from tumorscope.inference.classifier import Finding
-from tumorscope.inference.reading.dicom import ORDERED_BY, Place, position
+from tumorscope.inference.reading import read_file
+from tumorscope.inference.reading.dicom import ORDERED_BY, Place, position, stored_pixels
 from tumorscope.inference.reading.slices import Grid
 
 ENDINGS = (*sorted(layout.ENDINGS), *layout.MEDICAL)
@@ -106,13 +108,28 @@ def _slices_in(folder: Path, left: Left) -> Placed:
 
 
 def _once(files: Placed) -> Placed:
-    """The files, each DICOM instance once a folder, by the first file that is of it: a slice would count twice."""
-    first: dict[tuple[Path, Place], str] = {}
-    return {
-        file: place
-        for file, place in files.items()
-        if not (place and place.instance) or first.setdefault((Path(file).parent, place), file) == file
-    }
+    """The files, each DICOM instance once a folder, by the first file that is of it: a slice would count twice.
+
+    Other pixels are no copy: scripts that make files from one of them leave its UID in all, and a download may have been cut off.
+    """
+    alike: dict[tuple[Path, Place], list[str]] = defaultdict(list)
+    for file, place in files.items():
+        if place and place.instance:
+            alike[Path(file).parent, place].append(file)
+    copies = set()
+    for several in alike.values():
+        if len(several) > 1:
+            first: dict[bytes, str] = {}
+            copies |= {file for file in several if first.setdefault(_pixels(file), file) != file}
+    return {file: place for file, place in files.items() if file not in copies}
+
+
+def _pixels(file: str) -> bytes:
+    """What tells a DICOM file's pixels from others."""
+    try:
+        return stored_pixels(read_file(Path(file)))
+    except (OSError, InputRejected):  # it is said when the file itself is read
+        return os.fsencode(file)
 
 
 def _in_order(files: Placed) -> list[str]:
