@@ -36,7 +36,7 @@ from tumorscope.inference.reading.slices import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package, write_package
-from tumorscope.package.export import add_to_card, export_run
+from tumorscope.package.export import _checked_graph, add_to_card, export_run
 from tumorscope.package.limits import statistics
 from tumorscope.package.model_card import model_card
 from tumorscope.package.training_data import files_of, sets_of
@@ -469,6 +469,14 @@ def other_folds(run, folder):
     facts = json.loads((copy / "environment.json").read_text())
     (copy / "environment.json").write_text(json.dumps({**facts, "split": "0" * 16}))
     return copy
+
+
+@pytest.mark.parametrize("difference", [1.1e-4, float("nan")])
+def test_a_graph_that_answers_otherwise_than_the_network_makes_no_package(monkeypatch, difference):
+    monkeypatch.setattr(f"{_checked_graph.__module__}.to_onnx", lambda *_: b"graph")
+    monkeypatch.setattr(f"{_checked_graph.__module__}.largest_difference", lambda *_: difference)
+    with pytest.raises(InputRejected, match=f"{difference:g}; at most 0.0001 from torch"):
+        _checked_graph(None, None, None)
 
 
 def test_the_package_answers_as_the_network_does(made):
