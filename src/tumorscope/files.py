@@ -68,9 +68,14 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write `content` as indented JSON; NaN becomes null, since JSON has none."""
+    """Write `content` as `as_json` gives it."""
+    write_bytes(path, as_json(content))
+
+
+def as_json(content: Any) -> bytes:
+    """Indented JSON; NaN becomes null, since JSON has none."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a path that is not UTF-8 becomes a JSON escape
+    return text.encode("utf-8", "backslashreplace")  # a path that is not UTF-8 becomes a JSON escape
 
 
 def _plain(value: Any) -> Any:

@@ -112,6 +112,14 @@ def same(one: Finding, other: Finding) -> bool:
     )
 
 
+def test_maps_of_a_file_with_the_longest_of_names_are_written(classifier, heads, tmp_path):
+    path = tmp_path / f"{'a' * 251}.png"  # 255 is what file systems take
+    path.write_bytes(heads[0])
+    (one,) = with_maps(classifier.predict([path], heat=True), tmp_path / "heat", tmp_path / "masks")
+    assert Path(one.heatmap).name == f"00001-{'a' * 196}.png.png"
+    assert all(Path(file).is_file() for file in (one.heatmap, one.mask))
+
+
 def test_arrays_paths_and_bytes_give_the_same_answer(classifier, heads, tmp_path):
     (tmp_path / "a.png").write_bytes(heads[0])
     array = np.asarray(Image.open(io.BytesIO(heads[0])).convert("L"))

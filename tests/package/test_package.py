@@ -36,7 +36,7 @@ from tumorscope.inference.reading.slices import Stored
 from tumorscope.labels import CLASSES
 from tumorscope.package.calibration import answered, calibration, fit_calibration, fits_of_folds, thresholds
 from tumorscope.package.card import PARTS, SUMS, load_package, write_package
-from tumorscope.package.export import _checked_graph, add_to_card, export_run
+from tumorscope.package.export import LIMITS, _checked_graph, add_to_card, export_run
 from tumorscope.package.limits import statistics
 from tumorscope.package.model_card import model_card
 from tumorscope.package.training_data import files_of, sets_of
@@ -153,6 +153,7 @@ def carded(tmp_path):
     shipped = resources.files("tumorscope.package") / "shipped"
     card = load_package(shipped).card | {"scores": [], "recipe": load_recipe("region_lite").model_dump(mode="json")}
     card["data"] = {**card["data"], "name": "main", "digest": "1" * 16}
+    card["limits"] = ["Trained on 8 pictures of main.", "Said before."]
     card.pop("external", None)
     parts = {name: (shipped / name).read_bytes() for name in PARTS}
     write_package(tmp_path / "package", parts | {"card.json": json.dumps(card).encode()})
@@ -171,6 +172,16 @@ JOINED = {
     "data": {"name": "main with other", "digest": "2" * 16},
     "sets": [{"name": "main", "digest": "1" * 16}, {"name": "other", "digest": "3" * 16}],
 }
+
+
+def test_a_card_is_json_that_every_reader_takes_and_its_limits_are_those_known_now(carded):
+    """Of tumours alone presence has no interval, which stood there as NaN."""
+    package, run_of = carded
+    add_to_card(package, [run_of("official", "", 2, **MAIN)])
+    card = json.loads((package / "card.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    (row,) = card["scores"]
+    assert (row["presence_auc"], row["presence_auc_low"], row["presence_auc_high"]) == (None, None, None)
+    assert card["limits"] == ["Trained on 8 pictures of main.", *LIMITS]
 
 
 def test_scores_on_another_external_set_stand_beside_those_of_before(carded):

@@ -243,7 +243,8 @@ def with_maps(
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    """A name for maps, of the last 200 characters: a file's name may be 255 long, and maps add to it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-200:]
 
 
 def _inside(heat: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from tumorscope.data.cache import input_pixels, pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.evaluation.figures import encoded, reliability
-from tumorscope.files import write_bytes
+from tumorscope.files import as_json, write_bytes
 from tumorscope.inference.gate import LOOK, layout
 from tumorscope.labels import CLASSES, INDEX, LABELS
 from tumorscope.package.belonging import (
@@ -130,8 +130,9 @@ def add_to_card(
     scored : runs of the package's recipe and data, of any protocol but patient-cv, whose slices the answers are calibrated with
     external : folders or archives of other collections
 
-    Graph and gate stay as they are. Scores of before under the same protocol and on the same test set go, and answers of before
-    about a set of the same name. Raises `RunMismatch` where a run does not belong to the package, and what `load_package` does.
+    Graph and gate stay as they are; the limits of every package are those known now. Scores of before under the same protocol
+    and on the same test set go, and answers of before about a set of the same name. Raises `RunMismatch` where a run does not
+    belong to the package, and what `load_package` does.
     """
     card = load_package(package).card
     kept = {name: (package / name).read_bytes() for name in ("model.onnx", "gate.npz")}
@@ -156,11 +157,12 @@ def add_to_card(
         card["external"] = [*others, asked]
     if card.get("external"):
         card["not_measured"].pop("external", None)
+    card["limits"] = [card["limits"][0], *LIMITS]  # what it was trained on, and what is known of all by now
     return _written(package, kept, card)
 
 
 def _written(out: Path, parts: dict[str, bytes], card: dict[str, Any]) -> Path:
-    told = {"card.json": json.dumps(card, indent=2).encode(), "MODEL_CARD.md": model_card(card).encode()}
+    told = {"card.json": as_json(card), "MODEL_CARD.md": model_card(card).encode()}
     return write_package(out, parts | told)
 
 
