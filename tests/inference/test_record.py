@@ -161,7 +161,7 @@ def test_an_instance_that_lies_twice_in_a_folder_counts_once(tmp_path, monkeypat
         Path(folder, name).write_bytes(dicom(**flat, **tags, StationName=name))
     said = []
     assert expand(["s", "t"], said.append) == ["s/9", "s/IM2", "s/8", "t/8"]
-    assert said == ["Left out: 2 copies of DICOM files beside them, of the same SOPInstanceUID."]
+    assert said == ["Left out, as copies of DICOM files beside them (SOPInstanceUID and pixels): 2."]
     assert expand(["s/IM*", "s/9"]) == ["s/IM1", "s/IM2", "s/IM3"]
 
 
@@ -195,7 +195,7 @@ def test_files_of_one_uid_with_other_pixels_are_no_copies(tmp_path):
         (tmp_path / name).write_bytes(content)
     said = []
     assert [Path(path).name for path in expand([str(tmp_path)], said.append)] == ["a", "b", "c"]
-    assert said == ["Left out: 1 copies of DICOM files beside them, of the same SOPInstanceUID."]
+    assert said == ["Left out, as copies of DICOM files beside them (SOPInstanceUID and pixels): 1."]
 
 
 def test_a_folders_files_are_opened_once_to_be_ordered(tmp_path, monkeypatch):

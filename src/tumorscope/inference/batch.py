@@ -33,7 +33,7 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
     """Files of every path, folder and pattern, each once; a folder's DICOM files by series, time point and position.
 
     say : told what is left out: heat maps and masks that `with_maps` wrote, and a folder's files of kinds that are not read,
-    DICOM objects without pixels among them, and copies of a DICOM instance in one folder
+    DICOM objects without pixels among them, and copies of a DICOM instance in one folder, pixels and all
 
     Raises `DataNotFound` for a path that is not there, a folder without slices and a pattern without files.
     """
@@ -57,7 +57,7 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
         raise DataNotFound(f"{paths[0]}: nothing but heat maps and masks that tumorscope wrote. Give slices.")
     once = _once(slices)
     if len(once) < len(slices):
-        say(f"Left out: {len(slices) - len(once):,} copies of DICOM files beside them, of the same SOPInstanceUID.")
+        say(f"Left out, as copies of DICOM files beside them (SOPInstanceUID and pixels): {len(slices) - len(once):,}.")
     return _in_order(once)
 
 
