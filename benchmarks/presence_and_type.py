@@ -1,6 +1,6 @@
 """What new patients would be worth if the collection may answer "tumour or none": benchmarks/results/presence_and_type.json.
 
-tumorscope study run --rows compact --rows plain_96 --rows region_96 --rows region_lite_160 --protocol patient-cv --seeds 1 --data ARCHIVE
+tumorscope study run --rows compact --rows plain_96 --rows region_96 --rows region_lite_160 --protocol patient-cv --seeds 1
 python benchmarks/presence_and_type.py runs/study/plain_96-patient-cv-s0 runs/study/region_96-patient-cv-s0
 python benchmarks/presence_and_type.py runs/study/compact-patient-cv-s0 runs/study/region_lite_160-patient-cv-s0
 

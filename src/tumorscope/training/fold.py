@@ -1,5 +1,6 @@
 """One fold: train it, predict, write its weights, history and predictions. What a worker process is given to do."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -213,6 +214,7 @@ def open_fabric(device: str, precision: str = "32") -> "Fabric":
 
     local, world = (int(os.environ[name]) if under_torchrun() else 1 for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     kind: Any = "bf16-mixed" if precision == "bf16" else "32-true"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would name the precision at every fold
     fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, precision=kind)
     fabric.launch()
     return fabric
