@@ -9,12 +9,14 @@ import shutil
 import zipfile
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 from sklearn.metrics import roc_auc_score
 from tests.evaluation.made_runs import made_run
 from tests.inference.test_reading import dicom
@@ -786,11 +788,14 @@ def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made,
     (data / "pituitary" / "1.mat").write_bytes(matlab(greys["pituitary"][0].astype(np.int16)))
     (data / "pituitary" / "2.mat").write_bytes(b"MATLAB 5.0 MAT-file")
     (data / "pituitary" / "notes.txt").write_text("no slice")
+    for name in ("glioma", "pituitary"):
+        (data / name / "report").write_bytes(Path(get_testdata_file("reportsi.dcm")).read_bytes())
     (data / "notumor" / "a.png").write_bytes(encoded(greys["notumor"][0]))
     (data / "metadata.csv").write_text("path,patient,source\nnotumor/a.png,P7,ward\nmeningioma/v.nii.gz,,ward\n")
     seen = []
     found, result = score_package(folder, data, progress=lambda *done: seen.append(done))
-    assert seen[-1] == (7, 7)
+    assert seen[-1] == (9, 9)
+    assert result["data"]["notices"][-1] == "Left out, of kinds that are not read: 2 Basic Text SR."
     assert found["path"].tolist() == [
         *(f"glioma/MR.1.2.840.{number}" for number in range(3)),
         *(f"meningioma/v.nii.gz#{number}" for number in (1, 2, 3)),
@@ -814,6 +819,13 @@ def test_a_package_is_scored_on_dicom_nifti_and_matlab_files_beside_images(made,
     assert (ward["n"], ward["coverage"]) == (len(in_ward), pytest.approx(np.mean(inside)))
     others = result["set coverage"]["by source"]["data"]["by class"]
     assert sum(one["n"] for one in others.values()) == answered.sum() - len(in_ward)
+
+
+def test_a_folder_of_reports_alone_holds_no_slice(made, tmp_path):
+    (tmp_path / "glioma").mkdir()
+    (tmp_path / "glioma" / "report").write_bytes(Path(get_testdata_file("reportsi.dcm")).read_bytes())
+    with pytest.raises(DataNotFound, match=r"among 1 files.* 1 Basic Text SR"):
+        score_package(made[0], tmp_path)
 
 
 def test_volumes_and_dicom_files_have_the_limits_of_their_reader_not_those_of_a_slice(made, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from tumorscope.data import known
 from tumorscope.data.cards import CARDS
 from tumorscope.data.catalogue import digest_of, nothing_found
 from tumorscope.data.decode import decode_mask
-from tumorscope.data.layout import Layout, Planned, plan
+from tumorscope.data.layout import Layout, Planned, plan, starts_as_dicom
 from tumorscope.data.masks import tumour_of
 from tumorscope.data.sources import Source, check, open_source, readable
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
 from tumorscope.evaluation.regions import SIZES, dice, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
+from tumorscope.inference.batch import counted
 from tumorscope.inference.classifier import Classifier, Finding
 from tumorscope.inference.reading import MAX_BYTES
+from tumorscope.inference.reading.dicom import position
 from tumorscope.inference.record import belongs, joined
 from tumorscope.labels import TUMOUR
 from tumorscope.training.identity import environment
@@ -52,7 +55,9 @@ def score_package(
     "in training" counts slices whose files are in the package's training set, by sha256, and is None where the package does not
     say; in the table `in_training` says which. Where both kinds were answered, "not in training" has the scores of the others.
 
-    Raises `DataNotFound` where no file lies in a class folder.
+    DICOM objects without pixels are left out and counted by kind in the notices.
+
+    Raises `DataNotFound` where no file lies in a class folder, or none but objects without pixels.
     """
     classifier, source = Classifier.load(package), open_source(data)
     planned, notices = plan(source, Layout.of(classes, kinds=False), medical=True)
@@ -60,6 +65,8 @@ def score_package(
         raise nothing_found(source, [], notices)
     masked = classifier.package.card["map"] == "regions" and any(item.mask for item in planned)
     found, damaged = _answers(classifier, source, planned, masked, progress)
+    if found.empty:
+        raise nothing_found(source, [], (*notices, *damaged))
     read = found[found["status"] != "error"].drop_duplicates("file")
     digest = digest_of(read["sha256"], read["rules"])
     seen = _in_training(found, classifier.package.card["data"], digest)
@@ -82,13 +89,18 @@ def _answers(
     masked: bool,
     progress: Callable[[int, int], None],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """A row for each finding with what is known of its slice, and a notice for each mask that could not be used."""
+    """A row for each finding with what is known of its slice, and notices: masks that could not be used, files left out."""
     damaged: list[str] = []
+    left: Counter[str] = Counter()
     rows = [
         _row(item, sha256, one, classifier.package.card["labels"])
         | (_region(one, source, item.mask if one.path == item.path else "", damaged) if masked else {})
-        for item, sha256, one in _findings(classifier, source, planned, masked, progress)
+        for item, sha256, one in _findings(classifier, source, planned, masked, progress, left)
     ]
+    if left:
+        damaged.append(f"Left out, of kinds that are not read: {counted(left.elements())}.")
+    if not rows:
+        return pd.DataFrame(), damaged
     volumes = {row["file"] for row in rows if row["path"] != readable(row["file"])}
     damaged += [
         f"{readable(item.mask)}: this mask was not used. Masks are read for images and single frames; give slices."
@@ -172,14 +184,16 @@ def _findings(
     planned: list[Planned],
     heat: bool,
     progress: Callable[[int, int], None],
+    left: Counter[str],
 ) -> Iterator[tuple[Planned, str, Finding]]:
-    """Each file's findings with the file and its sha256; of files that cannot be read too."""
+    """Each file's findings with the file and its sha256; of files that cannot be read too. left : gets kinds without pixels"""
     names: list[str] = []
     read: list[tuple[Planned, str]] = []
     unread: list[tuple[Planned, str, Finding]] = []
 
     def contents() -> Iterator[bytes]:
-        for number, item in enumerate(planned, start=1):
+        for number, item in enumerate(planned):
+            progress(number, len(planned))
             try:
                 # An image is held to be a slice; in a volume the reader sets its own limits, as it does for `predict`.
                 if item.image:
@@ -191,10 +205,13 @@ def _findings(
             except InputRejected as error:
                 unread.append((item, "", Finding(item.path, "error", reasons=(str(error),))))
                 continue
+            if kind := position(content).kind if starts_as_dicom(content) else "":
+                left[kind] += 1
+                continue
             names.append(item.path)
             read.append((item, hashlib.sha256(content).hexdigest()))
             yield content
-            progress(number, len(planned))
+        progress(len(planned), len(planned))
 
     place = 0
     for one in classifier.predict(contents(), names=names, heat=heat):

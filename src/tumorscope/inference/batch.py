@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def expand(paths: Sequence[str], say: Callable[[str], None] = lambda _: None) ->
     if len(slices) < len(found):
         say(f"Left out: {len(found) - len(slices):,} heat maps and masks that tumorscope wrote.")
     if left:
-        say(f"Left out, of kinds that are not read: {_counted(left)}.")
+        say(f"Left out, of kinds that are not read: {counted(left.values())}.")
     if not slices:
         raise DataNotFound(f"{paths[0]}: nothing but heat maps and masks that tumorscope wrote. Give slices.")
     once = _once(slices)
@@ -65,7 +65,7 @@ def _in_folder(folder: Path, left: Left) -> Placed:
     others: Left = {}
     files = _slices_in(folder, others)
     if not files:
-        held = f" It holds {_counted(others)}." if others else ""
+        held = f" It holds {counted(others.values())}." if others else ""
         raise DataNotFound(
             f"{folder}: no file that may hold slices ({', '.join(ENDINGS)}, or DICOM without ending).{held}"
         )
@@ -73,8 +73,9 @@ def _in_folder(folder: Path, left: Left) -> Placed:
     return files
 
 
-def _counted(left: Left) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in Counter(left.values()).most_common())
+def counted(kinds: Iterable[str]) -> str:
+    """How many there are of each kind, the most frequent first."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in Counter(kinds).most_common())
 
 
 def _matching(pattern: str, left: Left) -> Placed:
