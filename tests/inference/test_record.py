@@ -339,6 +339,18 @@ def test_a_line_says_the_set_as_it_is(named, error_rate, line):
     assert as_line({**record("a.png", "pituitary", 0.45), "prediction_set": named}, error_rate) == line
 
 
+@pytest.mark.parametrize("said_of", ["scans/a.dcm", "a.dcm"])
+def test_a_line_names_a_file_that_cannot_be_read_once(said_of):
+    one = {**record("scans/a.dcm"), "status": "error", "reasons": [f"{said_of}: no pixels in it; slices. Give those."]}
+    assert as_line(one, 0.1) == "scans/a.dcm: error    no pixels in it; slices. Give those"
+
+
+def test_nothing_is_summed_up_of_files_that_cannot_be_read():
+    several = [{**record(f"scans/{name}.dcm"), "status": "error"} for name in "ab"]
+    assert summaries(several) == []
+    assert [one["answered"] for one in summaries([*several, record("scans/c.dcm", "glioma")])] == [1]
+
+
 def test_csv_has_a_line_a_slice_and_quotes_reasons():
     one = {**record("a,b.png"), "reasons": ["blurred, turned", "unusual"]}
     rows = list(csv.DictReader(io.StringIO(as_csv([one, record("c.png", "glioma")]))))

@@ -155,9 +155,15 @@ def as_line(one: Record, error_rate: float) -> str:
     if one["probabilities"]:
         told = _set(one["label"], one["prediction_set"], error_rate)
         text = f"{one['label']:11} {one['probabilities'][one['label']]:6.1%}" + (f"  {told}" if told else "")
+    reasons = [_without_name(reason, one["path"]) for reason in one["reasons"]]
     return readable(  # a name or reason may hold what a terminal obeys
-        f"{one['path']}: {one['status']:8} {text}{'  ' if text and one['reasons'] else ''}{joined(one['reasons'])}"
+        f"{one['path']}: {one['status']:8} {text}{'  ' if text and reasons else ''}{joined(reasons)}"
     )
+
+
+def _without_name(reason: str, path: str) -> str:
+    """An error begins with the file that it is of, with or without its folder, and here that stands before it."""
+    return reason.removeprefix(f"{path}: ").removeprefix(f"{Path(path).name}: ")
 
 
 def _set(label: str, names: Sequence[str], error_rate: float) -> str:
@@ -179,6 +185,8 @@ def as_table(records: Sequence[Record], error_rate: float) -> str:
 def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What a volume's or series' slices say together, for each of two slices or more: counts, no probability.
 
+    Of one of which no file could be read nothing is said.
+
     Slices of one DICOM series in one folder that lie alike are a series; where a folder holds several they are named as findings
     do, and files that cannot say theirs are counted after them.
 
@@ -193,11 +201,15 @@ def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     found = []
     for name, several in volumes.items():
         parts = _by_series(name, several)
-        found += [_summary(*part) for part in parts if len(part[1]) > 1]
+        found += [_summary(*part) for part in parts if len(part[1]) > 1 and any(map(_was_read, part[1]))]
         unknown = [one for one in several if not one.get("series")]
         if len(parts) > 1 and unknown:
             found.append(_of_no_series(name, unknown))
     return found
+
+
+def _was_read(one: Record) -> bool:
+    return bool(one["status"] != "error")
 
 
 def _by_series(name: str, several: list[Record]) -> list[tuple[str, list[Record]]]:
