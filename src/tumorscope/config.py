@@ -68,7 +68,7 @@ class RegionOfInterest(_Part):
 
     recipe : the region model's, shipped by name or by path
     use : crop cuts the square around the largest region; mask makes everything outside the regions black
-    margin : kept around the region, as a share of its longer side
+    margin : kept around a region, as a share of its longer side; around each of several that are masked a pixel at least
     A slice without a region is cut nowhere, or all black.
     """
 

@@ -176,6 +176,15 @@ def test_a_mask_keeps_the_region_and_its_margin_alone():
     assert not reduce_to(whole, np.zeros((32, 32), bool), RegionOfInterest(use="mask"), 16).any()
 
 
+def test_the_margin_around_one_of_several_regions_is_of_its_own_side():
+    """Two of 4 x 4 grow by a pixel each, however far apart they lie: 4 * 4 + 4 * 4 pixels, four times as many at 64."""
+    whole = np.full((64, 64), 200, np.uint8)
+    several = square(32, 2, 2, 4) | square(32, 26, 26, 4)
+    kept = reduce_to(whole, several, RegionOfInterest(use="mask", margin=0.25), 64)
+    assert (kept == 200).sum() == 2 * 4 * (4 * 4 + 4 * 4)
+    assert not kept[16:48, 16:48].any()
+
+
 @pytest.fixture(scope="module")
 def interest(tmp_path_factory):
     """Catalogue, folder and a recipe whose slices are cut to what a tiny region model finds."""

@@ -200,6 +200,19 @@ def test_without_any_mask_a_region_model_is_refused_with_the_remedy(twins, tmp_p
         train(load_recipe("region_unet", TINY), plain, "picture-cv", [0], runs=tmp_path, workers=1)
     with pytest.raises(DataNotFound, match="no tumour mask is known"):
         masks(plain, 32)
+    other = tmp_path / "unlike.zip"
+    with zipfile.ZipFile(figshare) as whole, zipfile.ZipFile(other, "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name.startswith("images/"):
+                noise = np.random.default_rng(len(content)).integers(0, 256, (96, 96), np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(noise).save(buffer, "PNG")
+                content = buffer.getvalue()
+            changed.writestr(name, content)
+    asked = load_recipe("region_unet", {**TINY, "regions.masks": str(other)})
+    with pytest.raises(DataNotFound, match=r"no tumour mask is known, .*unlike\.zip holds none of its slices"):
+        train(asked, plain, "picture-cv", [0], runs=tmp_path, workers=1)
     smote = {"imbalance.method": "smote", "imbalance.targets.glioma": {"count": 50}}
     chosen = load_recipe("region_unet", {**TINY, **smote, "regions.masks": str(figshare)})
     with pytest.raises(RecipeError, match="which oversampling has none for"):

@@ -26,16 +26,18 @@ SMALL, CONFIRM = 32, 128
 def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | None = None) -> Path:
     """File of uint8 (n, size, size): 0 outside, 255 inside; all 128 for a tumour slice whose mask nobody knows.
 
-    figshare : the figshare set, for slices whose data name no mask. Raises `DataNotFound` where no mask is known at all,
-    `InputRejected` where a mask has changed since the data were catalogued.
+    figshare : the figshare set, for data that name no mask. Raises `DataNotFound` where the set, of joined ones the first,
+    has tumours and no mask of any is known, `InputRejected` where a mask has changed since the data were catalogued.
     """
-    table = catalogue.table
-    if figshare is None and (table["mask"] == "").all() and (table["label"] != "notumor").any():
+    file = _file(catalogue, size, crop, figshare)
+    tumours = np.flatnonzero(catalogue.sets[0].table["label"] != "notumor")
+    if len(tumours) and (np.load(file, mmap_mode="r")[tumours, 0, 0] == UNKNOWN).all():
+        why = f"{figshare} holds none of its slices" if figshare else "none is named"
         raise DataNotFound(
-            f"{catalogue.name}: no tumour mask is known. Name them in a metadata.csv, or give the figshare set with "
+            f"{catalogue.name}: no tumour mask is known, {why}. Name them in a metadata.csv, or give the figshare set with "
             "--set regions.masks=PATH"
         )
-    return _file(catalogue, size, crop, figshare)
+    return file
 
 
 def _file(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> Path:

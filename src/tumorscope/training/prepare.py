@@ -136,8 +136,11 @@ def _reduced(job: "Job", source: Source, finder: Path, say: Say) -> Path:
         },
         "weights": hashlib.sha256((fold / "weights.safetensors").read_bytes()).hexdigest(),
     }
-    if found_by.training.mirror_average:  # so that slices of others, which are as they were, are found again
+    # Only where they were made otherwise before, so that slices of others are found again.
+    if found_by.training.mirror_average:
         facts["mirror_average"] = True
+    if interest.use == "mask":
+        facts["margin"] = "of each region"
     file = job.pixels.parent / f"pixels-{interest.use}-{_key(facts)}.npy"
     if file.exists():
         return file
@@ -162,12 +165,14 @@ def reduce_to(whole: np.ndarray, region: np.ndarray, interest: RegionOfInterest,
     """A slice uint8 (h, h) reduced to its region, bool (s, s) over the same square, as `interest` says: uint8 (size, size)."""
     from scipy import ndimage
 
-    if interest.use == "mask":
-        side = max(_span(region.any(axis=axis)) for axis in (0, 1))
-        grown = ndimage.binary_dilation(region, iterations=max(1, round(interest.margin * side))) if side else region
-        places = np.arange(whole.shape[0]) * region.shape[0] // whole.shape[0]
-        return shrink(np.where(grown[np.ix_(places, places)], whole, 0).astype(np.uint8), size)
     parts, count = ndimage.label(region)
+    if interest.use == "mask":
+        kept = np.zeros_like(region)
+        for number, place in enumerate(ndimage.find_objects(parts), start=1):
+            margin = max(1, round(interest.margin * max(axis.stop - axis.start for axis in place)))
+            kept |= ndimage.binary_dilation(parts == number, iterations=margin)
+        places = np.arange(whole.shape[0]) * region.shape[0] // whole.shape[0]
+        return shrink(np.where(kept[np.ix_(places, places)], whole, 0).astype(np.uint8), size)
     if not count:
         return shrink(np.ascontiguousarray(whole), size)
     largest = int(np.bincount(parts.ravel())[1:].argmax())
@@ -177,11 +182,6 @@ def reduce_to(whole: np.ndarray, region: np.ndarray, interest: RegionOfInterest,
     top, left = (round((axis.start + axis.stop) / 2 * scale - side / 2) for axis in (rows, columns))
     framed = np.pad(whole, side)  # the square may leave the slice, and is black there
     return shrink(np.ascontiguousarray(framed[top + side : top + 2 * side, left + side : left + 2 * side]), size)
-
-
-def _span(line: Any) -> int:
-    inside = np.flatnonzero(line)
-    return int(inside[-1] - inside[0] + 1) if len(inside) else 0
 
 
 def _write(file: Path, images: np.ndarray) -> None:
