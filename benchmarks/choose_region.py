@@ -4,10 +4,12 @@ python benchmarks/choose_region.py --data ARCHIVE [--designs NAME ...] [--worker
 
 Each design is trained on the training part of the first fold of `patient-cv` and scored on its validation part. Test slices and
 other collections are not read. Since the set itself cannot say whether a model sees tumours or collections, presence is asked
-within each collection: figshare slices against themselves with the tumour removed, tumour-free slices against themselves with
-a tumour pasted. `stranger` is the share of tumours found among tumour slices of the training set whose mask nobody knows: they
-are from other collections than the figshare set, and no map has learnt from them. Thresholds have a specificity of 0.9 on
-validation slices. `shifted` repeats this under strong changes of grey, sharpness and gain. Designs in the result file are kept.
+within each collection: figshare slices against themselves with the tumour removed, tumour-free slices against themselves with a
+tumour pasted. `stranger` is the share of tumours found among the training part's tumour slices whose mask nobody knows: they
+are from other collections than the figshare set. They train the kind of tumour, and with it the features below the map, while
+the map itself is told nothing about them. Thresholds have a specificity of 0.9 on validation slices. Dice, hits, pointing and
+false regions are of the slice alone, without its mirror. `shifted` repeats this under strong changes of grey, sharpness and
+gain. Designs in the result file are kept.
 """
 
 import argparse

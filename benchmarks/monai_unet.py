@@ -141,7 +141,7 @@ def trained(
 
 
 def ratios(rows: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """Means over the folds that both have, ours over MONAI's; of seconds MONAI's over ours. More is better for ours."""
+    """Means over the folds that both have, ours over MONAI's; of seconds MONAI's over ours."""
     pairs = list(zip(rows["ours"], rows["monai"], strict=False))
     mean = {
         name: np.mean([[one[name] for one in pair] for pair in pairs], axis=0) if pairs else np.full(2, np.nan)

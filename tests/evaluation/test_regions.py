@@ -115,12 +115,21 @@ def test_slice_answers_are_log_probabilities_and_follow_the_map(model):
 
 
 @pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])
-def test_the_slice_label_never_reaches_the_map(model):
+def test_tumour_or_none_reaches_neither_the_map_nor_the_features_below_it(model):
     network = build(model, 32)
-    slices = network(torch.rand(4, 1, 32, 32))
-    torch.nn.functional.nll_loss(slices, torch.tensor([0, 1, 2, 3])).backward()
-    assert network.pixels.weight.grad is None
-    assert network.presence.grad is not None
+
+    def moved(labels):
+        network.zero_grad()
+        slices = network(torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+        torch.nn.functional.nll_loss(slices, torch.tensor(labels)).backward()
+        return {
+            name for name, one in network.named_parameters() if one.grad is not None and (one.grad.abs() > 1e-7).any()
+        }
+
+    assert moved([INDEX["notumor"]] * 4) == {"presence"}
+    by_type = moved([INDEX["glioma"], INDEX["meningioma"], INDEX["pituitary"], INDEX["glioma"]])
+    assert not any(name.startswith("pixels") for name in by_type)
+    assert any(name.startswith("encoder") for name in by_type), "the kind of tumour is learnt by nothing"
 
 
 def test_region_loss_by_hand():

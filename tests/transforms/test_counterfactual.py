@@ -102,6 +102,23 @@ def test_a_seam_changes_no_label_and_no_mask_and_carries_no_tumour(seed):
     assert float(tumour.float().mean()) > 150
 
 
+@pytest.mark.parametrize(
+    ("augment", "least"), [(Augment(paste=1), 0.9), (Augment(seam=1), 0.65)], ids=["paste", "seam"]
+)
+def test_most_of_what_is_drawn_is_laid_and_covers_no_more_than_a_tumour_and_its_soft_edge(augment, least):
+    """A disc of radius 6 at most 1.3 times as large, a pixel wider, blurred over 3: at most 10.8 from its middle.
+
+    One of four draws of a seam takes the slice's own tissue, which changes nothing.
+    """
+    images, masks, labels = batch()
+    covered = []
+    for seed in range(40):
+        laid, _, _ = apply_counterfactual(images, masks, labels, drawn(augment, seed))
+        covered += [float(unlike(one, before).sum()) for one, before in zip(laid[2:], images[2:], strict=True)]
+    assert sum(count > 0 for count in covered) >= least * len(covered)
+    assert max(covered) <= 3.15 * 10.8**2
+
+
 @given(seed=st.integers(0, 300))
 @settings(max_examples=30, deadline=None)
 def test_a_seam_takes_no_tissue_of_a_slice_whose_mask_is_unknown(seed):

@@ -131,7 +131,7 @@ def as_input(grey: np.ndarray, size: int, enlarged_from: int = 0, filter: str = 
 
 
 def crop_to_head(grey: np.ndarray) -> np.ndarray:
-    """The square around the head, uint8 (s, s): border off, proportions kept, black where the square leaves the slice.
+    """The square around the head, uint8 (s, s): border off, proportions kept, black beside the head.
 
     Foreground is what is brighter than a tenth of the 99th percentile; the head ends where fewer than 3 % of a row or column
     are foreground, so that specks and letters outside do not count. A slice without any is given back whole.

@@ -34,7 +34,7 @@ FORMAT = 2
 class Features:
     """Stored features: files of float32 (n, views, c, h, w) and, where the recipe asks for texture, (n, views, k).
 
-    shape : c, h, w; sha256 : of the backbone's weights file, or how they were drawn; file_name : that file, "" where drawn
+    shape : c, h, w; sha256 : of the backbone's weights file, or how they were drawn; weights : that file, "" where drawn
     """
 
     maps: Path
