@@ -242,6 +242,7 @@ class Augment(_Part):
 
     mirror : share of slices mirrored left to right; rotate : up to degrees either way; scale : up to a share larger or smaller;
     shift : up to a share of half a side, each way
+    bicubic : these four with the interpolation that keeps detail; bilinear makes training slices smoother than tested ones
     bias_field : largest natural log of a smooth gain, as a receive coil has it
     contrast, brightness : gain up to a share more or less, offset up to a share of white
     gamma : largest natural log of an exponent
@@ -263,6 +264,7 @@ class Augment(_Part):
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bicubic: bool = False
     bias_field: Annotated[float, Field(ge=0, le=2)] = 0.0
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -91,6 +91,24 @@ def test_a_shift_by_whole_pixels_brings_black_in():
     close(moved[..., -1], torch.zeros(5, 1, 12))
 
 
+def test_between_pixels_bicubic_keeps_detail_that_bilinear_smooths():
+    """A quarter of a pixel from a bright one: bilinear 3/4 of it; bicubic (Keys 1981, a = -0.75) has weights
+    -0.1055, 0.8789, 0.2617 and -0.0352, of 0, 100, 0 and 100.
+    """
+    row = torch.tensor([0.0, 100, 0, 100, 0, 100]).repeat(1, 1, 6, 1)
+    quarter = torch.tensor([[[1.0, 0, 1 / 12], [0, 1, 0]]])
+    smooth, sharp = (float(apply(row, Draw(quarter, bicubic=bicubic))[0, 0, 2, 1]) for bicubic in (False, True))
+    assert smooth == pytest.approx(75, abs=0.02)
+    assert sharp == pytest.approx(87.89 - 3.52, abs=0.02)
+
+
+@pytest.mark.parametrize("bicubic", [False, True])
+def test_greys_stay_within_black_and_white_however_slices_are_turned(bicubic):
+    turned = apply(batch(), draw(Augment(rotate=30, scale=0.2, shift=0.1, bicubic=bicubic), 5, 12, seeded()))
+    assert float(turned.min()) >= 0
+    assert float(turned.max()) <= 255
+
+
 @given(
     mirror=st.floats(0, 1),
     rotate=st.floats(0, 180),

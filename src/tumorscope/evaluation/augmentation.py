@@ -45,7 +45,7 @@ def augmentation_page(recipe: Recipe, catalogue: Catalogue, folder: Path, seed: 
     shown = [_shown(folder, "slices", images, captions, "The slices before any change.")]
     for name, default in SHOWN_AT.items():
         strength = getattr(recipe.augment, name)
-        alone = Augment(**{name: strength or default})
+        alone = Augment.model_validate({name: strength or default, "bicubic": recipe.augment.bicubic})
         state = f"{name} = {strength:g}" if strength else f"{name}: off in this recipe, shown at {default:g}"
         shown.append(_shown(folder, name, _changed(images, alone, generator), captions, state))
     shown += _counterfactuals(recipe, catalogue, rows, images, folder, seed)
@@ -79,7 +79,9 @@ def _counterfactuals(
         ("seam", "tumour-free tissue laid in with the same seam, the label kept"),
     ):
         generator = torch.Generator().manual_seed(seed)
-        drawn = draw_counterfactual(Augment(**{name: 1.0}), labels, inside.sum(dim=(1, 2, 3)) > 0, generator)
+        drawn = draw_counterfactual(
+            Augment.model_validate({name: 1.0}), labels, inside.sum(dim=(1, 2, 3)) > 0, generator
+        )
         changed, _, named = apply_counterfactual(torch.from_numpy(images[:, None]).float(), inside, labels, drawn)
         grey = changed[:, 0].round().clamp(0, 255).byte().numpy()
         captions = [CLASSES[index] for index in named.tolist()]

@@ -32,9 +32,9 @@ Say = Callable[[str, str], Callable[[int, int], None]]
 #: Header field of a weights file that says what it was made of.
 ORIGIN = "pretrained_on"
 #: How the two views of a slice may differ: as two scans of one head might.
-VIEWS = Augment(
-    **{"mirror": 0.5, "rotate": 20.0, "scale": 0.25, "shift": 0.15, "bias_field": 0.3, "contrast": 0.3},
-    **{"brightness": 0.1, "gamma": 0.4, "noise": 0.05, "cutout": 0.3},
+VIEWS = Augment.model_validate(
+    {"mirror": 0.5, "rotate": 20.0, "scale": 0.25, "shift": 0.15, "bias_field": 0.3, "contrast": 0.3}
+    | {"brightness": 0.1, "gamma": 0.4, "noise": 0.05, "cutout": 0.3}
 )
 #: Temperature of SimCLR's softmax over views, that of Chen et al. for small batches.
 TEMPERATURE = 0.5

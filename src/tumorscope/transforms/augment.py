@@ -39,6 +39,7 @@ class Draw:
     """What happens to a batch of n slices, in this order; None is no change.
 
     affine : float32 (n, 2, 3), from output to input coordinates in -1..1 (x, y), as `affine_grid` takes
+    bicubic : whether pixels between pixels are bicubic, else bilinear
     bias_field : float32 (n, 1, 4, 4), natural log of the gain at control points from corner to corner
     intensity : float32 (n, 3), exponent, gain and offset (share of white)
     curve : float32 (n, 5), what black, three greys evenly between, and white become, as shares of white
@@ -51,6 +52,7 @@ class Draw:
     """
 
     affine: Tensor | None = None
+    bicubic: bool = False
     bias_field: Tensor | None = None
     intensity: Tensor | None = None
     curve: Tensor | None = None
@@ -69,6 +71,7 @@ def draw(augment: Augment, count: int, size: int, generator: torch.Generator) ->
     geometry = any((augment.mirror, augment.rotate, augment.scale, augment.shift))
     return Draw(
         affine=_affine(augment, count, generator) if geometry else None,
+        bicubic=augment.bicubic,
         bias_field=_spread((count, 1, COIL_POINTS, COIL_POINTS), generator) * augment.bias_field
         if augment.bias_field
         else None,
@@ -96,7 +99,9 @@ def apply(batch: Tensor, drawn: Draw | None) -> Tensor:
     device = batch.device
     if drawn.affine is not None:
         grid = F.affine_grid(drawn.affine.to(device), list(batch.shape), align_corners=False)
-        batch = F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        mode = "bicubic" if drawn.bicubic else "bilinear"
+        batch = F.grid_sample(batch, grid, mode=mode, padding_mode="zeros", align_corners=False)
+        batch = batch.clamp(0, WHITE) if drawn.bicubic else batch  # it overshoots at edges
     if drawn.bias_field is not None:
         field = F.interpolate(drawn.bias_field.to(device), size=batch.shape[2:], mode="bicubic", align_corners=True)
         batch = batch * field.exp()
