@@ -2,10 +2,10 @@
 
 python benchmarks/interpolation.py --data ARCHIVE RUN ...
 
-Validation slices of finished patient-cv runs, each answered by its fold's network twice: as they are, and mirrored, turned, zoomed
-and shifted as the recipe does in training, with its interpolation. A network that does better on the second has learnt how
-interpolated pixels look. Test slices are not asked. `detail` is the root mean square of what a mean over 3x3 pixels takes away, in
-grey levels, of the slices as they are and as they are trained on. Each run adds a line, or takes the place of its own.
+Validation slices of finished patient-cv runs, each answered by its fold's network twice: as they are, and mirrored, turned,
+zoomed and shifted as the recipe does in training, with its interpolation. A network that does better on the second has learnt
+how interpolated pixels look. Test slices are not asked. `detail` is the root mean square of what a mean over 3x3 pixels takes
+away, in grey levels, of the slices as they are and as they are trained on. Each run adds a line, or takes the place of its own.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def detail(slices: Tensor) -> float:
     return float((slices - F.avg_pool2d(slices, 3, 1, 1)).square().mean().sqrt())
 
 
-def scored(said: pd.DataFrame) -> dict[str, float]:
+def scored(said: pd.DataFrame) -> dict[str, Any]:
     told, tumours = flat(score(said)), said[said["label"] != "notumor"]
     missed = tumours[list(PROBABILITIES)].to_numpy().argmax(1) == NO_TUMOUR
     return {metric: told[metric] for metric in METRICS} | {"missed_tumours": float(missed.mean())}
