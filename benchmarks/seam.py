@@ -54,8 +54,8 @@ def main() -> None:
         module = load_network(arguments.run / f"fold-{fold}", recipe)
         before = tumour(module, images[rows], recipe.training.mirror_average)
         given = images[rows], masks[rows], labels[rows]
-        several = {name: counterfactual(*given, augment) for name, augment in CHANGES.items()}
-        for name, changed in ({"smooth seam": smooth_seam(*given)} | several).items():
+        made = {name: counterfactual(*given, augment) for name, augment in CHANGES.items()}
+        for name, changed in ({"smooth seam": smooth_seam(*given)} | made).items():
             told = (changed != images[rows]).any(axis=(1, 2))
             after = tumour(module, changed, recipe.training.mirror_average)
             columns = np.stack([labels[rows] == FREE, before, after], axis=1)[told]
