@@ -17,6 +17,7 @@ import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,13 @@ def scores(
     }
 
 
-def counterfactual(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, augment: Augment) -> np.ndarray:
-    """Every slice pasted into, removed from or laid into as `augment` says, where there is room; uint8 (n, s, s)."""
+def counterfactual(
+    images: np.ndarray, masks: np.ndarray, labels: np.ndarray, augment: Augment, tissue: np.ndarray | None = None
+) -> np.ndarray:
+    """Every slice pasted into, removed from or laid into as `augment` says, where there is room; uint8 (n, s, s).
+
+    tissue : slices (n, s, s) that seams take theirs from in the place of `images`
+    """
     import torch
 
     from tumorscope.data.masks import INSIDE
@@ -175,8 +181,13 @@ def counterfactual(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, au
     inside, named = torch.from_numpy(masks == INSIDE)[:, None].float(), torch.from_numpy(labels)
     masked = inside.sum(dim=(1, 2, 3)) > 0
     drawn = draw_counterfactual(augment, named, masked, torch.Generator().manual_seed(SEED))
-    changed, _, _ = apply_counterfactual(torch.from_numpy(images[:, None]).float(), inside, named, drawn)
-    return changed[:, 0].round().clamp(0, 255).byte().numpy()
+    stack = torch.from_numpy(images[:, None]).float()
+    if tissue is not None:  # behind the others, where tissue alone is taken from
+        stack = torch.cat([stack, torch.from_numpy(tissue[:, None]).float()])
+        inside, named = inside.repeat(2, 1, 1, 1), named.repeat(2)
+        drawn = replace(drawn, tissue=drawn.tissue + len(images))
+    changed, _, _ = apply_counterfactual(stack, inside, named, drawn)
+    return changed[: len(images), 0].round().clamp(0, 255).byte().numpy()
 
 
 def seen_through(images: np.ndarray, change: Augment | None) -> np.ndarray:

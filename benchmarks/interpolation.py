@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +23,6 @@ from tumorscope.config import Augment, Recipe
 from tumorscope.data.cache import input_pixels
 from tumorscope.evaluation.scores import PROBABILITIES, flat, score
 from tumorscope.files import write_json
-from tumorscope.labels import NO_TUMOUR
 from tumorscope.training.identity import environment
 from tumorscope.training.loop import predict, reproducible
 from tumorscope.training.network import load_network
@@ -69,26 +67,22 @@ def asked_twice(run: Path, data: str) -> dict[str, Any]:
                 chances = predict(module, seen, recipe.training.mirror_average)
             said[name].loc[part.index, list(PROBABILITIES)] = chances.double().numpy()
             sharp[name].append(detail(seen))
+    told = {name: flat(score(answers)) for name, answers in said.items()}
+    scores = {name: {metric: told[name][metric] for metric in METRICS} for name in said}
     return {
         "slices": len(table),
-        **{name: scored(answers) | {"detail": float(np.mean(sharp[name]))} for name, answers in said.items()},
+        **{name: scores[name] | {"detail": float(np.mean(sharp[name]))} for name in said},
     }
 
 
 def trained_on(recipe: Recipe, slices: Tensor) -> Tensor:
-    kept = {name: value for name, value in recipe.augment.model_dump().items() if name in GEOMETRY}
-    drawn = draw(Augment.model_validate(kept), len(slices), slices.shape[2], torch.Generator().manual_seed(SEED))
+    kept = Augment.model_validate(recipe.augment.model_dump(include=GEOMETRY))
+    drawn = draw(kept, len(slices), slices.shape[2], torch.Generator().manual_seed(SEED))
     return apply(slices, drawn)
 
 
 def detail(slices: Tensor) -> float:
     return float((slices - F.avg_pool2d(slices, 3, 1, 1)).square().mean().sqrt())
-
-
-def scored(said: pd.DataFrame) -> dict[str, Any]:
-    told, tumours = flat(score(said)), said[said["label"] != "notumor"]
-    missed = tumours[list(PROBABILITIES)].to_numpy().argmax(1) == NO_TUMOUR
-    return {metric: told[metric] for metric in METRICS} | {"missed_tumours": float(missed.mean())}
 
 
 if __name__ == "__main__":

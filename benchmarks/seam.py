@@ -10,7 +10,6 @@ which takes the most that moving can.
 """
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,16 @@ import torch
 from torch.nn import functional as F
 
 import tumorscope as ts
-from choose_region import SEED, counterfactual
+from choose_region import counterfactual
 from tumorscope.config import Augment
 from tumorscope.data.cache import input_pixels
-from tumorscope.data.masks import INSIDE, UNKNOWN
+from tumorscope.data.masks import UNKNOWN
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
 from tumorscope.training.identity import environment
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
 from tumorscope.training.runs import masks_of, read_predictions
-from tumorscope.transforms.counterfactual import Counterfactual, apply_counterfactual, draw_counterfactual
 
 RESULT = Path(__file__).parent / "results" / "seam.json"
 CHANGES = {"seam": Augment(seam=1.0), "paste": Augment(paste=1.0), "remove": Augment(remove=1.0)}
@@ -55,7 +53,8 @@ def main() -> None:
         before = tumour(module, images[rows], recipe.training.mirror_average)
         given = images[rows], masks[rows], labels[rows]
         made = {name: counterfactual(*given, augment) for name, augment in CHANGES.items()}
-        for name, changed in ({"smooth seam": smooth_seam(*given)} | made).items():
+        made["smooth seam"] = counterfactual(*given, CHANGES["seam"], tissue=between(images[rows]))
+        for name, changed in made.items():
             told = (changed != images[rows]).any(axis=(1, 2))
             after = tumour(module, changed, recipe.training.mirror_average)
             columns = np.stack([labels[rows] == FREE, before, after], axis=1)[told]
@@ -66,24 +65,10 @@ def main() -> None:
         print(row)
 
 
-def smooth_seam(images: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """As `counterfactual` with a seam alone, of the same draw, with tissue from between the pixels; uint8 (n, s, s)."""
+def between(images: np.ndarray) -> np.ndarray:
+    """The slices half a pixel further down and across, float32 (n, s, s)."""
     stack = torch.from_numpy(np.array(images))[:, None].float()
-    moved = F.avg_pool2d(F.pad(stack, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
-    inside, named = torch.from_numpy(masks == INSIDE)[:, None].float(), torch.from_numpy(labels)
-    drawn = draw_counterfactual(
-        CHANGES["seam"], named, inside.sum(dim=(1, 2, 3)) > 0, torch.Generator().manual_seed(SEED)
-    )
-    # The moved slices stand behind the others, to be taken from alone.
-    both = Counterfactual(
-        **{one.name: getattr(drawn, one.name).repeat(2) for one in fields(drawn)}
-        | {
-            "kind": torch.cat([drawn.kind, torch.zeros_like(drawn.kind)]),
-            "tissue": drawn.tissue.repeat(2) + len(images),
-        }
-    )
-    changed, _, _ = apply_counterfactual(torch.cat([stack, moved]), inside.repeat(2, 1, 1, 1), named.repeat(2), both)
-    return changed[: len(images), 0].round().clamp(0, 255).byte().numpy()
+    return F.avg_pool2d(F.pad(stack, (0, 1, 0, 1), mode="replicate"), 2, stride=1)[:, 0].numpy()
 
 
 def tumour(module: Any, images: np.ndarray, mirror_average: bool) -> np.ndarray:

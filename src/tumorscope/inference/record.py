@@ -201,15 +201,13 @@ def summaries(records: Sequence[Record]) -> list[dict[str, Any]]:
     found = []
     for name, several in volumes.items():
         parts = _by_series(name, several)
-        found += [_summary(*part) for part in parts if len(part[1]) > 1 and any(map(_was_read, part[1]))]
+        found += [
+            _summary(*part) for part in parts if len(part[1]) > 1 and any(one["status"] != "error" for one in part[1])
+        ]
         unknown = [one for one in several if not one.get("series")]
         if len(parts) > 1 and unknown:
             found.append(_of_no_series(name, unknown))
     return found
-
-
-def _was_read(one: Record) -> bool:
-    return bool(one["status"] != "error")
 
 
 def _by_series(name: str, several: list[Record]) -> list[tuple[str, list[Record]]]:

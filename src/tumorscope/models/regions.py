@@ -1,9 +1,9 @@
 """Region models: a U-Net that says of every pixel whether it is tumour and which, and from that what the slice shows.
 
 A slice is a tumour slice only where a region is: its presence score is that of its most tumour-like pixels, and no gradient
-of "tumour or none" reaches the pixels through it, so that this the map learns from masks alone. Which tumour it is comes from the
-features under the region, which learn from the label too. Masks of tumour-free slices are empty, and where those are another
-collection the map can still learn some of that.
+of "tumour or none" reaches the pixels through it: that the map learns from masks alone. Which tumour it is comes from the
+features under the region, which learn from the label too. Masks of tumour-free slices are empty, so that where those are another
+collection the map can still learn some of it.
 """
 
 from typing import Any
