@@ -40,6 +40,9 @@ def run(
     against: Annotated[
         str | None, typer.Option(help="Row to compare each row with, slice by slice; its runs must be there.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Folds trained at once; 0: as many as cores allow, one on a GPU.")
+    ] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--resume", help="Train rows anew, or go on with what is there (default).")
     ] = False,
@@ -73,6 +76,7 @@ def run(
             out,
             against=reference,
             overwrite=overwrite,
+            workers=workers,
             report=report,
             say=say,
         )

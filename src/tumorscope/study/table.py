@@ -54,6 +54,7 @@ def run_study(
     *,
     against: Row | None = None,
     overwrite: bool = False,
+    workers: int = 0,
     report: Report = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
@@ -78,6 +79,7 @@ def run_study(
                     runs=runs,
                     resume=not overwrite,
                     overwrite=overwrite,
+                    workers=workers,
                     report=report,
                 )
             except DataNotFound as error:
@@ -239,11 +241,12 @@ def likeness_of(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Processor, cores and versions that the runs were trained with, each combination once."""
+    """Processor, cores, GPU where there is one, and versions that the runs were trained with, each combination once."""
     found: list[dict[str, Any]] = []
     for run in runs:
         one = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         made = {"processor": one["machine"]["processor"], "cores": one["machine"]["cores"], **one["versions"]}
+        made |= {"gpu": one["gpu"]} if "gpu" in one else {}
         if made not in found:
             found.append(made)
     return found

@@ -46,7 +46,7 @@ def train_runs(
 ) -> list[Path]:
     """Train `recipe` for every seed and give the run folders, each complete with predictions.
 
-    workers : folds trained at the same time; 0 is one a core over the recipe's threads
+    workers : folds trained at the same time; 0 is one a core over the recipe's threads, and one on a GPU, whose memory they share
     device : "auto", "cpu" or "cuda"
 
     Raises `RunMismatch` where a run folder exists and neither `resume` nor `overwrite` is set, or holds something else.
@@ -76,7 +76,7 @@ def train_runs(
             identity = identity_of(recipe, catalogue, protocol, seed, made)
             source = sources[seed]
             named = sources_sha256 | finder_of(source.finder if source else None)
-            facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), "device": device}
+            facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), **named_device(device)}
             open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
             _say_left_out(folders[seed], left_out[seed], report)
     labels = _labels(catalogue)
@@ -120,6 +120,13 @@ def device_here(device: str) -> str:
     return here[-1] if device == "auto" else device
 
 
+def named_device(device: str) -> dict[str, str]:
+    """What environment.json says of "cpu" or "cuda": a GPU has its name beside it."""
+    import torch
+
+    return {"device": device, **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})}
+
+
 def _check(recipe: Recipe, device: str) -> str:
     """Refuse what cannot be trained before anything is written; gives "cpu" or "cuda"."""
     from tumorscope.models.registry import build, drawn_at_random
@@ -154,8 +161,9 @@ def _work(jobs: list[Job], workers: int, report: Report) -> None:
     """Train every job, in this process when one at a time, else by a pool; reports are passed on as they come."""
     if not jobs:
         return
-    workers = min(len(jobs), workers or max(1, home.cores() // jobs[0].recipe.training.threads))
-    if workers == 1 or jobs[0].device == "cuda" or under_torchrun():
+    fitting = 1 if jobs[0].device == "cuda" else max(1, home.cores() // jobs[0].recipe.training.threads)
+    workers = min(len(jobs), workers or fitting)
+    if workers == 1 or under_torchrun():
         for job in jobs:
             train_fold(job, report)
         return
