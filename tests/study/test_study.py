@@ -55,7 +55,8 @@ def test_an_unknown_row_is_refused_with_the_known_ones():
     assert {row.group for row in chosen_rows(["regions"])} == {"regions"}
     with pytest.raises(
         RecipeError,
-        match="row nothing: unknown; choose among report, regions, interpolation, region_sizes, transfer, interest, super_resolution, baseline",
+        match="row nothing: unknown; choose among report, regions, interpolation, region_sizes, transfer, interest, "
+        "super_resolution, baseline",
     ):
         chosen_rows(["best", "nothing"])
 
