@@ -33,7 +33,7 @@ GREY = {
     "augment.noise": 0.03,
 }
 #: Where the search began, and what was changed in it.
-START = {"input.crop": "none", "model.filters": [32, 64, 128]}
+START = {"input.crop": "none", "model.filters": [32, 64, 128], "augment.bicubic": False}
 HEAD = {"input.crop": "head"}
 DESIGNS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -1,10 +1,10 @@
 """What new patients would be worth if the collection may answer "tumour or none": benchmarks/results/presence_and_type.json.
 
-tumorscope study run --rows compact --rows compact_bicubic --rows plain_96 --rows region_96 --rows region_lite_160 \\
+tumorscope study run --rows compact --rows compact_bilinear --rows plain_96 --rows region_96 --rows region_lite_160 \\
     --protocol patient-cv --seeds 1
 python benchmarks/presence_and_type.py runs/study/plain_96-patient-cv-s0 runs/study/region_96-patient-cv-s0
+python benchmarks/presence_and_type.py runs/study/compact_bilinear-patient-cv-s0 runs/study/region_lite_160-patient-cv-s0
 python benchmarks/presence_and_type.py runs/study/compact-patient-cv-s0 runs/study/region_lite_160-patient-cv-s0
-python benchmarks/presence_and_type.py runs/study/compact_bicubic-patient-cv-s0 runs/study/region_lite_160-patient-cv-s0
 
 Two runs on the same slices, scored alone and together: p(none) of the first, and what is left shared among the types of tumour as
 the second shares it. Nothing is fitted, so nothing is chosen; each pair adds a line to the result, or takes the place of its own.
