@@ -1,16 +1,17 @@
 """What differs between a CPU and a GPU, as far as it can be told without one."""
 
-import contextlib
 import json
 
 import pytest
 import torch
 from tests.training.tiny_set import catalogue, drawn
+from typer.testing import CliRunner
 
+from tumorscope.cli.main import app
 from tumorscope.config import load_recipe
-from tumorscope.study.table import _made
+from tumorscope.study import table
+from tumorscope.study.rows import chosen_rows
 from tumorscope.training import runs
-from tumorscope.training.loop import reproducible
 
 TINY = {"training.epochs": 1, "training.threads": 1, "model.filters": [4]}
 
@@ -18,36 +19,41 @@ TINY = {"training.epochs": 1, "training.threads": 1, "model.filters": [4]}
 @pytest.mark.parametrize(
     ("device", "asked", "at_once"), [("cpu", 0, 3), ("cpu", 2, 2), ("cuda", 0, 1), ("cuda", 3, 3), ("cuda", 9, 5)]
 )
-def test_folds_share_a_gpu_only_where_asked(tmp_path, monkeypatch, device, asked, at_once):
+def test_folds_share_a_gpu_only_where_asked_and_its_name_stands_beside_them(
+    tmp_path, monkeypatch, device, asked, at_once
+):
     """One GPU's memory is shared; cores are not. Five folds, three cores, one thread each."""
     images, labels = drawn()
     data = catalogue(tmp_path, images, labels)
     used = []
     monkeypatch.setattr(runs, "device_here", lambda _: device)
-    monkeypatch.setattr(runs, "named_device", lambda device: {"device": device})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     monkeypatch.setattr(runs.home, "cores", lambda: 3)
     monkeypatch.setattr(runs, "train_fold", lambda job, report: used.append(1))
     monkeypatch.setattr(runs, "work", lambda act, jobs, workers, report: used.append(workers))
     monkeypatch.setattr(runs, "_gather", lambda *_: None)
-    runs.train_runs(load_recipe("baseline_cnn", TINY), data, "picture-cv", [0], runs=tmp_path / "runs", workers=asked)
+    recipe = load_recipe("baseline_cnn", TINY)
+    (run,) = runs.train_runs(recipe, data, "picture-cv", [0], runs=tmp_path / "runs", workers=asked)
     assert used == ([1] * 5 if at_once == 1 else [at_once])
+    noted = json.loads((run / "environment.json").read_text())
+    assert (noted["device"], noted.get("gpu")) == (device, "Some GPU" if device == "cuda" else None)
+    assert [made.get("gpu") for made in table._made([run])] == [noted.get("gpu")]
 
 
-def test_a_gpu_has_its_name_beside_every_number(tmp_path, monkeypatch):
-    assert runs.named_device("cpu") == {"device": "cpu"}
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-    noted = {"machine": {"processor": "p", "cores": 2}, "versions": {"torch": "2"}, **runs.named_device("cuda")}
-    (tmp_path / "environment.json").write_text(json.dumps(noted))
-    assert _made([tmp_path]) == [{"processor": "p", "cores": 2, "torch": "2", "gpu": "Some GPU"}]
+def test_the_study_trains_as_many_folds_at_once_as_asked(tmp_path, monkeypatch):
+    asked = {}
 
+    def stands_in(*_, **options):
+        asked.update(options)
+        raise table.DataNotFound("nothing is trained here")
 
-@pytest.mark.parametrize(
-    ("device", "exact", "deterministic"),
-    [("cpu", True, True), ("cpu", False, True), ("cuda", True, True), ("cuda", False, False)],
-)
-def test_deterministic_kernels_are_given_up_on_a_gpu_alone(monkeypatch, device, exact, deterministic):
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
-    before = torch.are_deterministic_algorithms_enabled()
-    with reproducible(0, 1, torch.device(device), exact=exact):
-        assert torch.are_deterministic_algorithms_enabled() == deterministic
-    assert torch.are_deterministic_algorithms_enabled() == before
+    images, labels = drawn()
+    monkeypatch.setattr(table, "train", stands_in)
+    data = catalogue(tmp_path, images, labels)
+    table.run_study(data, chosen_rows(["baseline"]), ["official"], 1, tmp_path / "runs", tmp_path / "out", workers=3)
+    assert asked["workers"] == 3
+    monkeypatch.setattr("tumorscope.cli.study.open_joined", lambda *_: data)
+    monkeypatch.setattr("tumorscope.cli.study.name_pictures", lambda one: one)
+    options = ["--rows", "baseline", "--out", str(tmp_path / "cli"), "--runs", str(tmp_path / "runs"), "--workers", "2"]
+    result = CliRunner().invoke(app, ["study", "run", *options])
+    assert (result.exit_code, asked["workers"]) == (1, 2), result.output  # 1: the row could not be run

@@ -62,6 +62,7 @@ def run_study(
 
     catalogue : for the protocol external one joined of two; seeds : of every row; each row's own number where None. Further
     seeds that are finished in `runs` count too, and a line of more seeds than these stays, unless `overwrite`
+    workers : folds trained at the same time, see `train_runs`
     against : a row whose finished runs in `runs` each row is compared with, slice by slice, over the seeds that both have
 
     Raises `RunMismatch` where `out` holds rows of other data; external sets may differ.

@@ -105,8 +105,7 @@ def fit(
             classes=classes,
         )
     _need_fitting(recipe, masks is not None, len(validation[1]), features is None and fabric.world_size > 1)
-    # The loss of pixels has no deterministic form on a GPU, and to ask for the rest slows the way up of a U-Net down.
-    with reproducible(seed, recipe.training.threads, fabric.device, exact=recipe.model.name != "region_unet"):
+    with reproducible(seed, recipe.training.threads, fabric.device):
         train = Part.of(*oversample(*training, recipe.imbalance, seed), fabric.device, masks)
         held_out = Part.of(*validation, fabric.device)
         module: nn.Module = (
@@ -333,11 +332,8 @@ def _optimiser(recipe: Recipe, module: nn.Module, fabric: Fabric) -> torch.optim
 
 
 @contextmanager
-def reproducible(seed: int, threads: int, device: torch.device, exact: bool = True) -> Iterator[None]:
-    """Same seed, same result: deterministic kernels, a fixed number of threads; the caller's settings come back after.
-
-    exact : whether deterministic kernels are asked for on a GPU too; on a CPU they always are
-    """
+def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
+    """Same seed, same result: deterministic kernels, a fixed number of threads; the caller's settings come back after."""
     before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
@@ -345,7 +341,7 @@ def reproducible(seed: int, threads: int, device: torch.device, exact: bool = Tr
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         # A few CUDA kernels have no deterministic form; there a warning is the honest answer.
-        torch.use_deterministic_algorithms(exact or device.type == "cpu", warn_only=device.type == "cuda")
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
         # Writing NaN into every new tensor finds reads of memory that was never set; it costs a seventh of a step.
         memory.fill_uninitialized_memory = False
         try:
