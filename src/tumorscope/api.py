@@ -34,7 +34,8 @@ def train(
 
     Every protocol but `official` needs to know copies; they are looked for where the catalogue does not name them yet.
     Protocol `all` trains on every distinct picture and scores nothing.
-    Folds are trained in worker processes (on a GPU where `workers` asks for several), so a script that calls this needs `if __name__ == "__main__":`, or workers=1.
+    Folds are trained in worker processes (on a GPU where `workers` asks for several), so a script that calls this needs
+    `if __name__ == "__main__":`, or workers=1.
     Raises `RecipeError`, `DataNotFound`, `SplitLeak` or `RunMismatch`.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
