@@ -22,6 +22,9 @@ TestDataOption = Annotated[
     typer.Option("--test-data", help="Another set, tested on where --data is trained on (protocol external)."),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders go to.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=0, help="Folds trained at once; 0: as many as cores allow, one on a GPU.")
+]
 ClassesOption = Annotated[
     list[str] | None,
     typer.Option("--classes", help="folder=class for other people's folder names, for example no=notumor. Repeatable."),

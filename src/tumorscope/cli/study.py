@@ -10,6 +10,7 @@ from tumorscope.cli.common import (
     DataOption,
     RunsOption,
     TestDataOption,
+    WorkersOption,
     name_pictures,
     need_fitting,
     open_joined,
@@ -40,9 +41,7 @@ def run(
     against: Annotated[
         str | None, typer.Option(help="Row to compare each row with, slice by slice; its runs must be there.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Folds trained at once; 0: as many as cores allow, one on a GPU.")
-    ] = 0,
+    workers: WorkersOption = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--resume", help="Train rows anew, or go on with what is there (default).")
     ] = False,

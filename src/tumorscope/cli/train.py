@@ -10,6 +10,7 @@ from tumorscope.cli.common import (
     DataOption,
     RunsOption,
     TestDataOption,
+    WorkersOption,
     name_pictures,
     need_fitting,
     open_joined,
@@ -46,9 +47,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with what was interrupted; finished folds are kept.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew over existing run folders.")] = False,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Folds trained at once; 0: as many as cores allow, one on a GPU.")
-    ] = 0,
+    workers: WorkersOption = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     classes: ClassesOption = None,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped recipes.")] = False,
