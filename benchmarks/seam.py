@@ -1,6 +1,6 @@
-"""Does a region model see tumours or the seams of pasting? benchmarks/results/seam.json.
+"""Does a model see tumours or the seams of pasting? benchmarks/results/seam.json.
 
-python benchmarks/seam.py --data ARCHIVE --run PATIENT_CV_RUN
+python benchmarks/seam.py --data ARCHIVE PATIENT_CV_RUN ...
 
 Test slices with a known mask, each answered by the network of the fold that has not seen it, before and after a change: tissue
 laid in with the seam of a pasted tumour (the label stays), a tumour pasted, a tumour removed. A model that goes by seams
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn import functional as F
 
@@ -21,7 +22,9 @@ import tumorscope as ts
 from choose_region import counterfactual
 from tumorscope.config import Augment
 from tumorscope.data.cache import input_pixels
+from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import UNKNOWN
+from tumorscope.evaluation.intervals import bootstrap_means
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
 from tumorscope.training.identity import environment
@@ -37,19 +40,29 @@ FREE = INDEX["notumor"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--run", type=Path, required=True, help="patient-cv run of a region model.")
+    parser.add_argument("runs", type=Path, nargs="+", help="patient-cv runs of recipes that learn from masks.")
     arguments = parser.parse_args()
-    recipe, catalogue = ts.load_recipe(arguments.run / "recipe.toml"), ts.load_catalogue(arguments.data)
+    catalogue = ts.load_catalogue(arguments.data)
+    found = [line for run in arguments.runs for line in lines(run, asked(run, catalogue))]
+    write_json(RESULT, {"lines": found, **environment()})
+    for line in found:
+        print(line)
+
+
+def asked(run: Path, catalogue: Catalogue) -> pd.DataFrame:
+    """A row a changed slice: change, path, label, patient, picture and the probability of any tumour before and after."""
+    recipe = ts.load_recipe(run / "recipe.toml")
     images, masks = input_pixels(catalogue, recipe.input), np.load(masks_of(recipe, catalogue), mmap_mode="r")
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
-    table = read_predictions(arguments.run)
+    table = read_predictions(run)
     table = table[table["part"] == "test"]
     place = {path: row for row, path in enumerate(catalogue.table["path"])}
-    found: dict[str, list[np.ndarray]] = {}
+    parts = []
     for fold, part in table.groupby("fold"):
         rows = part["path"].map(place).to_numpy()
-        rows = rows[[not (masks[row] == UNKNOWN).any() for row in rows]]
-        module = load_network(arguments.run / f"fold-{fold}", recipe)
+        known = np.array([not (masks[row] == UNKNOWN).any() for row in rows])
+        rows, facts = rows[known], part.loc[known, ["path", "label", "patient", "picture"]]
+        module = load_network(run / f"fold-{fold}", recipe)
         before = tumour(module, images[rows], recipe.training.mirror_average)
         given = images[rows], masks[rows], labels[rows]
         made = {name: counterfactual(*given, augment) for name, augment in CHANGES.items()}
@@ -57,12 +70,8 @@ def main() -> None:
         for name, changed in made.items():
             told = (changed != images[rows]).any(axis=(1, 2))
             after = tumour(module, changed, recipe.training.mirror_average)
-            columns = np.stack([labels[rows] == FREE, before, after], axis=1)[told]
-            found.setdefault(name, []).append(columns)
-    rows = [row for name, several in found.items() for row in lines(name, np.concatenate(several))]
-    write_json(RESULT, {"run": arguments.run.name, "rows": rows, **environment()})
-    for row in rows:
-        print(row)
+            parts.append(facts.assign(change=name, before=before, after=after)[told])
+    return pd.concat(parts, ignore_index=True)
 
 
 def between(images: np.ndarray) -> np.ndarray:
@@ -77,19 +86,23 @@ def tumour(module: Any, images: np.ndarray, mirror_average: bool) -> np.ndarray:
     return (1 - chances[:, FREE]).numpy()
 
 
-def lines(name: str, columns: np.ndarray) -> list[dict[str, Any]]:
-    """How many slices of each kind were changed, and the share called tumour before and after."""
+def lines(run: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """How many slices of each kind were changed, the share called tumour before and after, and the difference by patient."""
+    called, after = table["before"] > 0.5, table["after"] > 0.5
+    moved = table["after"] - table["before"]
+    table = table.assign(called=called, called_after=after, difference=1.0 * after - called, probability=moved)
     found = []
-    for kind, rows in (("tumour-free", columns[:, 0] == 1), ("tumour", columns[:, 0] == 0)):
-        if rows.any():
-            before, after = columns[rows, 1], columns[rows, 2]
-            found.append(
-                {
-                    **{"change": name, "slices": kind, "n": int(rows.sum())},
-                    **{"called tumour before": float((before > 0.5).mean()), "after": float((after > 0.5).mean())},
-                    "mean change of probability": float((after - before).mean()),
-                }
-            )
+    for (change, free), part in table.groupby(["change", table["label"] == "notumor"], sort=False):
+        ends = bootstrap_means(part, ["difference", "probability"])
+        found.append(
+            {
+                **{"run": run.name, "change": change, "slices": "tumour-free" if free else "tumour", "n": len(part)},
+                **{"called tumour before": part["called"].mean(), "after": part["called_after"].mean()},
+                **{"difference": part["difference"].mean(), "difference, 95 %": ends["difference"]},
+                "mean change of probability": part["probability"].mean(),
+                "mean change of probability, 95 %": ends["probability"],
+            }
+        )
     return found
 
 

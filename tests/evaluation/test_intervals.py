@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation import intervals
-from tumorscope.evaluation.intervals import HEADLINE, bootstrap, groups_of, paired_difference
+from tumorscope.evaluation.intervals import HEADLINE, bootstrap, bootstrap_means, groups_of, paired_difference
 from tumorscope.evaluation.scores import flat, score
 from tumorscope.labels import CLASSES
 
@@ -51,6 +51,22 @@ def test_equals_a_literal_resampling_of_rows():
     for metric in EVERY:
         values = [one[metric] for one in literal if one[metric] is not None]
         assert found[metric] == pytest.approx(tuple(np.quantile(values, [0.05, 0.95]))), metric
+
+
+def test_intervals_of_means_equal_a_literal_resampling_of_rows():
+    random = np.random.default_rng(0)
+    values = random.normal(size=24)
+    values[[3, 9, 10]] = np.nan
+    patients = [f"P{i % 7}" for i in range(24)]
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(24)], "patient": patients, "some": values, "same": 2.0})
+    rows = [np.flatnonzero(np.array(patients) == name) for name in pd.unique(np.array(patients))]
+    drawn = np.random.default_rng(3).integers(7, size=(40, 7))
+    literal = [np.nanmean(values[np.concatenate([rows[g] for g in draw])]) for draw in drawn]
+    found = bootstrap_means(table, ["some", "same"], n=40, seed=3, level=0.9)
+    assert found["some"] == pytest.approx(tuple(np.quantile(literal, [0.05, 0.95])))
+    assert found["same"] == (2, 2)
+    alone = bootstrap_means(table.assign(some=table["some"].where(table["patient"] == "P0")), ["some"])["some"]
+    assert np.isnan(alone).all()  # one patient alone has values
 
 
 def test_equals_the_normal_interval_of_a_share_when_rows_are_independent():

@@ -1,5 +1,7 @@
 """Region scores by hand, and the region network's promise that labels do not reach the map."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 from tumorscope.config import Backbone, Model, load_recipe
 from tumorscope.errors import RecipeError
 from tumorscope.evaluation.regions import dice, region_scores, summary
+from tumorscope.files import as_json
 from tumorscope.labels import CLASSES, INDEX
 from tumorscope.models.backbones import trunk_of
 from tumorscope.models.regions import evidence_of
@@ -72,15 +75,22 @@ def test_region_scores_and_their_summary_by_hand():
     assert scores["dice"].isna().tolist() == [False, False, True, True]
     assert scores["pointed"].tolist()[:2] == [1, 0]
     assert scores["region_pixels"].tolist() == [4, 1, 1, 0]
-    named = scores.assign(label=np.array(CLASSES)[labels], plane=["axial", "coronal", "", "axial"])
+    facts = {"path": ["a.png", "b.png", "c.png", "d.png"], "patient": ["P1", "P2", "P3", "P4"]}
+    named = scores.assign(**facts, label=np.array(CLASSES)[labels], plane=["axial", "coronal", "", "axial"])
     found = summary(named, 100)
-    assert summary(pd.concat([named, named]), 100, seeds=2) == found  # two runs on the same slices
+    twice = summary(pd.concat([named, named]), 100, seeds=2)  # two runs on the same slices
+    assert as_json(twice) == as_json(found)
     assert found["by plane"]["axial"]["dice_mean"] == 1
     assert found["by plane"]["coronal"]["hit"] == 0
     assert found["by class"]["glioma"]["dice_mean"] == 0.5
     assert found["by class"]["glioma"]["hit"] == 0.5
-    assert found["tumour-free"] == {"slices": 1, "with a region": 1.0}
+    assert (found["tumour-free"]["slices"], found["tumour-free"]["with a region"]) == (1, 1.0)
     assert found["all"]["slices"] == 2
+    # One patient is found, one is not: a resample in four holds the one alone, and one the other.
+    for name in ("hit", "pointing", "dice_mean"):
+        assert (found["all"][f"{name}_low"], found["all"][f"{name}_high"]) == (0, 1)
+    assert math.isnan(found["by plane"]["axial"]["hit_low"])  # a single patient
+    assert summary(named[named["label"] != "notumor"], 100)["tumour-free"] == {"slices": 0, "with a region": None}
     assert found["all"]["mask_share"] == 0.025  # 4 and 1 of 100 pixels
 
 

@@ -1,6 +1,7 @@
 """`tumorscope evaluate`: scores of runs, made again from their predictions."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,12 +126,20 @@ def _print(result: dict[str, Any]) -> None:
             typer.echo(f"sets hold the truth {by}: {told}")
     if result.get("regions", {}).get("all", {}).get("slices"):
         found = result["regions"]["all"]
-        told = "hit {hit:.2f}, pointing {pointing:.2f}, median Dice {dice_median:.2f}, n {slices}".format(**found)
-        typer.echo(f"regions: {told} tumours with a mask")
+        shares = ", ".join(f"{name} {_with_ends(found, name)}" for name in ("hit", "pointing"))
+        typer.echo(
+            f"regions: {shares}, median Dice {found['dice_median']:.2f}, n {found['slices']} tumours with a mask"
+        )
     if "presence" in result:
         presence = result["presence"]
         three = " ".join(short(presence[name]) for name in ("auc", "sensitivity", "specificity"))
         typer.echo(f"tumour or none: AUC, sensitivity, specificity {three}, n {presence['n']}")
+
+
+def _with_ends(found: dict[str, Any], name: str) -> str:
+    """A share with its 95 % interval by patient, where there is one."""
+    low, high = found[f"{name}_low"], found[f"{name}_high"]
+    return f"{found[name]:.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
 
 
 def show(scored: "Scored") -> None:

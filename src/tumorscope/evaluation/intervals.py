@@ -76,6 +76,25 @@ def bootstrap(
     return {metric: _percentiles(np.concatenate([block[metric] for block in blocks]), level) for metric in metrics}
 
 
+def bootstrap_means(
+    table: pd.DataFrame, columns: Sequence[str], n: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Intervals as those of `bootstrap` around the mean of each column, {column: (low, high)}, by `groups_of` the rows.
+
+    Rows without a value (NaN) do not count. Both ends are NaN where a single group has values.
+    """
+    codes, count = _coded(groups_of(table))
+    found = {}
+    for column in columns:
+        values = table[column].to_numpy(np.float64)
+        known = ~np.isnan(values)
+        sizes = np.bincount(codes[known], minlength=count).astype(np.float64)
+        sums = np.bincount(codes[known], values[known], minlength=count)
+        means = [_ratio(weights @ sums, weights @ sizes) for weights in _draws(count, count, n, seed)]
+        found[column] = _percentiles(np.concatenate(means), level) if (sizes > 0).sum() > 1 else (np.nan, np.nan)
+    return found
+
+
 def paired_difference(
     pred_a: pd.DataFrame,
     pred_b: pd.DataFrame,

@@ -6,11 +6,16 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.data.masks import INSIDE, UNKNOWN
+from tumorscope.evaluation.intervals import bootstrap_means
 from tumorscope.labels import CLASSES, INDEX
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: What is told of tumours as a mean with its interval.
+MEANS = ("dice_mean", "hit", "pointing")
+#: What is told of tumour-free slices, a share.
+SHOWN = "with a region"
 #: Edges of tumour size, as shares of the slice's pixels.
 SIZES = (0.0, 0.005, 0.015, 0.04, 1.0)
 
@@ -82,6 +87,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any]:
     """Of a part of a run's regions.csv: Dice, hits and pointing by class, plane and size, and false regions elsewhere.
 
+    Beside means stand the ends of their 95 % interval by patient, `_low` and `_high`, NaN for a single patient.
     pixels : of a slice, s * s; seeds : runs that the rows are of, on the same slices, which are counted once
     """
     tumours = regions[regions["dice"].notna()]
@@ -98,7 +104,7 @@ def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any
         },
         "tumour-free": {
             "slices": len(free) // seeds,
-            "with a region": float((free["region_pixels"] > 0).mean()) if len(free) else None,
+            **(_means(free.assign(**{SHOWN: free["region_pixels"] > 0}), SHOWN) if len(free) else {SHOWN: None}),
         },
     }
 
@@ -109,8 +115,16 @@ def _summary(part: pd.DataFrame, pixels: int, seeds: int) -> dict[str, Any]:
     return {
         "slices": len(part) // seeds,
         "dice_median": float(part["dice"].median()),
-        "dice_mean": float(part["dice"].mean()),
-        "hit": float((part["dice"] > 0).mean()),
-        "pointing": float(part["pointed"].mean()),
+        **_means(part.assign(dice_mean=part["dice"], hit=part["dice"] > 0, pointing=part["pointed"]), *MEANS),
         "mask_share": float(part["mask_pixels"].mean() / pixels),
     }
+
+
+def _means(part: pd.DataFrame, *columns: str) -> dict[str, float]:
+    """Mean of each column and the ends of its interval by patient."""
+    intervals = bootstrap_means(part, columns)
+    found: dict[str, float] = {}
+    for column in columns:
+        low, high = intervals[column]
+        found |= {column: float(part[column].mean()), f"{column}_low": low, f"{column}_high": high}
+    return found
