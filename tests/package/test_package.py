@@ -982,7 +982,9 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
     assert result["regions"]["all"]["dice_mean"] == pytest.approx(scored["dice"].mean())
     assert set(scored["label"]) <= {"glioma", "meningioma", "pituitary"}
     large = scored["mask_pixels"] / 96**2 > 0.04
-    assert result["presence by tumour size"]["above 4.0%"]["tumours"] == large.sum()
+    sizes = result["presence by tumour size"]
+    assert sizes["above 4.0%"]["tumours"] == large.sum()
+    assert sizes["above 0.0%"]["interval"] == result["presence"]["intervals"]["auc"]  # every tumour has a mask
 
 
 def test_a_region_is_scored_at_the_slices_own_size():

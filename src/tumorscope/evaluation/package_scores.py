@@ -272,12 +272,13 @@ def region_summary(answered: pd.DataFrame) -> dict[str, Any]:
 
 
 def _by_size(answered: pd.DataFrame) -> dict[str, Any]:
-    """AUC of tumours of each size and above against all tumour-free slices; sizes as shares of the slice."""
+    """AUC with interval of tumours of each size and above against all tumour-free slices; sizes as shares of the slice."""
     share, free = answered["mask_pixels"] / answered["pixels"], answered["label"] == "notumor"
     found = {}
     for low in SIZES[:-1]:
-        part = answered[free | (share > low)]
-        found[f"above {low:.1%}"] = {name: presence(part)[name] for name in ("n", "tumours", "auc")}
+        scored = presence(answered[free | (share > low)])
+        told = {name: scored[name] for name in ("n", "tumours", "auc")}
+        found[f"above {low:.1%}"] = told | {"interval": scored["intervals"]["auc"]}
     return found
 
 
