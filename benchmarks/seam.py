@@ -97,9 +97,9 @@ def lines(run: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
         found.append(
             {
                 **{"run": run.name, "change": change, "slices": "tumour-free" if free else "tumour", "n": len(part)},
-                **{"called tumour before": part["called"].mean(), "after": part["called_after"].mean()},
-                **{"difference": part["difference"].mean(), "difference, 95 %": ends["difference"]},
-                "mean change of probability": part["probability"].mean(),
+                **{"called tumour before": float(part["called"].mean()), "after": float(part["called_after"].mean())},
+                **{"difference": float(part["difference"].mean()), "difference, 95 %": ends["difference"]},
+                "mean change of probability": float(part["probability"].mean()),
                 "mean change of probability, 95 %": ends["probability"],
             }
         )

@@ -153,14 +153,15 @@ def test_nothing_is_drawn_where_no_mask_is_known():
     assert not plan.kind.any()
 
 
-@given(seed=st.integers(0, 200))
+@given(seed=st.integers(0, 200), bicubic=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_masks_follow_every_geometric_change_of_their_slices(seed):
+def test_masks_follow_every_geometric_change_of_their_slices(seed, bicubic):
     """A slice that is its own mask stays so, and its disc lies where the map says; what cuts out or greys moves no mask."""
     _, masks, _ = batch()
     masks = masks[:2]
     geometry = {"mirror": 0.5, "rotate": 30, "scale": 0.2, "shift": 0.2}
-    plan = draw(Augment(**geometry, cutout=0.3, noise=0.1), 2, SIDE, torch.Generator().manual_seed(seed))
+    augment = Augment(**geometry, bicubic=bicubic, cutout=0.3, noise=0.1)
+    plan = draw(augment, 2, SIDE, torch.Generator().manual_seed(seed))
     moved = apply_to_masks(masks, plan)
     assert torch.equal(moved, (apply(masks * 255, Draw(affine=plan.affine)) > 127.5).float())
     # What lies at p was at A p + t: so the disc's middle, and its area divided by the determinant of A.
