@@ -284,3 +284,13 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     regions.to_csv(runs[0] / "regions.csv", index=False)
     found = _line(Row("region_unet", "U-Net", "region_unet", {}), runs)
     assert (found["seeds"], found["regions"]["all"]["slices"]) == (2, 3)
+
+    kept = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "study.json").read_text())
+    before = {
+        "all": {"slices": 3, "dice_median": 0.7, "hit": 0.8, "pointing": 0.6}
+    }  # as lines had it without intervals
+    kept["rows"] = [{**kept["rows"][0], "regions": one} for one in (found["regions"], before)]
+    (tmp_path / "study.json").write_text(json.dumps(kept))
+    page = write_study(tmp_path).read_text()
+    assert "<td>1.00, 1.00<small>1.00 to 1.00, 1.00 to 1.00</small></td>" in page
+    assert "<td>0.80, 0.60</td>" in page
