@@ -65,6 +65,13 @@ def test_intervals_of_means_equal_a_literal_resampling_of_rows():
     found = bootstrap_means(table, ["some", "same"], n=40, seed=3, level=0.9)
     assert found["some"] == pytest.approx(tuple(np.quantile(literal, [0.05, 0.95])))
     assert found["same"] == (2, 2)
+    # A patient without a value changes no mean, and a resample of it alone has none.
+    three = table.assign(patient=[f"P{i % 3}" for i in range(24)], some=np.where(np.arange(24) % 3 == 2, np.nan, 1.0))
+    three.loc[three["patient"] == "P1", "some"] = 4.0
+    drawn = np.random.default_rng(0).integers(3, size=(40, 3))
+    literal = [np.mean([1.0 if g == 0 else 4.0 for g in draw if g < 2]) for draw in drawn if (draw < 2).any()]
+    assert len(literal) < 40
+    assert bootstrap_means(three, ["some"], n=40)["some"] == pytest.approx(tuple(np.quantile(literal, [0.025, 0.975])))
     alone = bootstrap_means(table.assign(some=table["some"].where(table["patient"] == "P0")), ["some"])["some"]
     assert np.isnan(alone).all()  # one patient alone has values
 

@@ -86,12 +86,27 @@ def test_region_scores_and_their_summary_by_hand():
     assert found["by class"]["glioma"]["hit"] == 0.5
     assert (found["tumour-free"]["slices"], found["tumour-free"]["with a region"]) == (1, 1.0)
     assert found["all"]["slices"] == 2
-    # One patient is found, one is not: a resample in four holds the one alone, and one the other.
-    for name in ("hit", "pointing", "dice_mean"):
-        assert (found["all"][f"{name}_low"], found["all"][f"{name}_high"]) == (0, 1)
     assert math.isnan(found["by plane"]["axial"]["hit_low"])  # a single patient
-    assert summary(named[named["label"] != "notumor"], 100)["tumour-free"] == {"slices": 0, "with a region": None}
+    assert summary(named[named["label"] != "notumor"], 100)["tumour-free"] == {
+        **{"slices": 0, "with a region": None},
+        **{"with a region_low": None, "with a region_high": None},
+    }
     assert found["all"]["mask_share"] == 0.025  # 4 and 1 of 100 pixels
+
+
+def test_region_means_have_intervals_by_patient():
+    """Of two patients a resample in four holds the one alone, and one the other."""
+    regions = pd.DataFrame(
+        {
+            **{"path": ["a.png", "b.png", "c.png"], "patient": ["P1", "P1", "P2"], "label": "glioma", "plane": ""},
+            **{"mask_pixels": 5, "region_pixels": 5, "dice": [0.5, 0.25, 0.0], "pointed": [0.0, 1.0, 1.0]},
+        }
+    )
+    found = summary(regions, 100)["all"]
+    assert (found["slices"], found["patients"]) == (3, 2)
+    expected = {"hit": (2 / 3, 0, 1), "pointing": (2 / 3, 0.5, 1), "dice_mean": (0.25, 0, 0.375)}
+    for name, told in expected.items():
+        assert (found[name], found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(told), name
 
 
 class Sure(torch.nn.Module):

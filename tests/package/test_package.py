@@ -979,12 +979,16 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
     scored = found[found["dice"].notna()]
     assert result["regions"]["all"]["slices"] == len(scored) > 0
     assert f"median Dice {scored['dice'].median():.2f}, n {len(scored)} tumours with a mask" in answer.stdout
-    assert result["regions"]["all"]["dice_mean"] == pytest.approx(scored["dice"].mean())
+    regions = result["regions"]["all"]
+    assert (
+        f"regions: hit {regions['hit']:.2f} ({regions['hit_low']:.2f} to {regions['hit_high']:.2f}), " in answer.stdout
+    )
+    assert regions["dice_mean"] == pytest.approx(scored["dice"].mean())
     assert set(scored["label"]) <= {"glioma", "meningioma", "pituitary"}
     large = scored["mask_pixels"] / 96**2 > 0.04
     sizes = result["presence by tumour size"]
     assert sizes["above 4.0%"]["tumours"] == large.sum()
-    assert sizes["above 0.0%"]["interval"] == result["presence"]["intervals"]["auc"]  # every tumour has a mask
+    assert sizes["above 0.0%"]["intervals"]["auc"] == result["presence"]["intervals"]["auc"]  # every tumour has a mask
 
 
 def test_a_region_is_scored_at_the_slices_own_size():

@@ -279,7 +279,7 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     tested = pd.DataFrame({"path": ["a", "b", "c", "d"], "label": CLASSES, "source": ""})
     here = {"machine": {"processor": "", "cores": 1}, "versions": {}}
     runs = [made_run(tmp_path, "region_unet", "official", tested, seed=seed, **here) for seed in (0, 1)]
-    regions = tested.assign(part="test", plane="", mask_pixels=64, region_pixels=64, dice=1.0, pointed=1.0)
+    regions = tested.assign(part="test", plane="", mask_pixels=64, region_pixels=64, dice=1.0, pointed=0.0)
     regions.loc[regions["label"] == "notumor", ["dice", "pointed"]] = None
     regions.to_csv(runs[0] / "regions.csv", index=False)
     found = _line(Row("region_unet", "U-Net", "region_unet", {}), runs)
@@ -292,5 +292,5 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     kept["rows"] = [{**kept["rows"][0], "regions": one} for one in (found["regions"], before)]
     (tmp_path / "study.json").write_text(json.dumps(kept))
     page = write_study(tmp_path).read_text()
-    assert "<td>1.00, 1.00<small>1.00 to 1.00, 1.00 to 1.00</small></td>" in page
+    assert "<td>1.00, 0.00<small>1.00 to 1.00, 0.00 to 0.00</small></td>" in page
     assert "<td>0.80, 0.60</td>" in page

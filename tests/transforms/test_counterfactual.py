@@ -156,14 +156,17 @@ def test_nothing_is_drawn_where_no_mask_is_known():
 @given(seed=st.integers(0, 200), bicubic=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_masks_follow_every_geometric_change_of_their_slices(seed, bicubic):
-    """A slice that is its own mask stays so, and its disc lies where the map says; what cuts out or greys moves no mask."""
+    """A slice that is its own mask stays so, but for edges where it is bicubic, and its disc lies where the map says; what cuts
+    out or greys moves no mask.
+    """
     _, masks, _ = batch()
     masks = masks[:2]
     geometry = {"mirror": 0.5, "rotate": 30, "scale": 0.2, "shift": 0.2}
     augment = Augment(**geometry, bicubic=bicubic, cutout=0.3, noise=0.1)
     plan = draw(augment, 2, SIDE, torch.Generator().manual_seed(seed))
     moved = apply_to_masks(masks, plan)
-    assert torch.equal(moved, (apply(masks * 255, Draw(affine=plan.affine)) > 127.5).float())
+    slices = (apply(masks * 255, Draw(affine=plan.affine, bicubic=bicubic)) > 127.5).float()
+    assert float((moved - slices).abs().sum()) <= (0.05 * float(masks.sum()) if bicubic else 0)
     # What lies at p was at A p + t: so the disc's middle, and its area divided by the determinant of A.
     turn, shift = plan.affine[:, :, :2], plan.affine[:, :, 2]
     before = torch.tensor([20, 32]) * 2 / SIDE + 1 / SIDE - 1

@@ -278,7 +278,7 @@ def _by_size(answered: pd.DataFrame) -> dict[str, Any]:
     for low in SIZES[:-1]:
         scored = presence(answered[free | (share > low)])
         told = {name: scored[name] for name in ("n", "tumours", "auc")}
-        found[f"above {low:.1%}"] = told | {"interval": scored["intervals"]["auc"]}
+        found[f"above {low:.1%}"] = told | {"intervals": {"auc": scored["intervals"]["auc"]}}
     return found
 
 

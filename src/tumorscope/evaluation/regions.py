@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.data.masks import INSIDE, UNKNOWN
-from tumorscope.evaluation.intervals import bootstrap_means
+from tumorscope.evaluation.intervals import bootstrap_means, groups_of
 from tumorscope.labels import CLASSES, INDEX
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any]:
     """Of a part of a run's regions.csv: Dice, hits and pointing by class, plane and size, and false regions elsewhere.
 
-    Beside means stand the ends of their 95 % interval by patient, `_low` and `_high`, NaN for a single patient.
+    Beside means stand the ends of their 95 % interval by patient (by picture where none is known), `_low` and `_high`: NaN for a
+    single patient, and the mean itself where all slices agree, so that the number of patients stands beside.
     pixels : of a slice, s * s; seeds : runs that the rows are of, on the same slices, which are counted once
     """
     tumours = regions[regions["dice"].notna()]
@@ -104,7 +105,7 @@ def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any
         },
         "tumour-free": {
             "slices": len(free) // seeds,
-            **(_means(free.assign(**{SHOWN: free["region_pixels"] > 0}), SHOWN) if len(free) else {SHOWN: None}),
+            **_means(free.assign(**{SHOWN: free["region_pixels"] > 0}), SHOWN),
         },
     }
 
@@ -114,17 +115,19 @@ def _summary(part: pd.DataFrame, pixels: int, seeds: int) -> dict[str, Any]:
         return {"slices": 0}
     return {
         "slices": len(part) // seeds,
+        "patients": len(set(groups_of(part))),
         "dice_median": float(part["dice"].median()),
         **_means(part.assign(dice_mean=part["dice"], hit=part["dice"] > 0, pointing=part["pointed"]), *MEANS),
         "mask_share": float(part["mask_pixels"].mean() / pixels),
     }
 
 
-def _means(part: pd.DataFrame, *columns: str) -> dict[str, float]:
-    """Mean of each column and the ends of its interval by patient."""
-    intervals = bootstrap_means(part, columns)
-    found: dict[str, float] = {}
+def _means(part: pd.DataFrame, *columns: str) -> dict[str, float | None]:
+    """Mean of each column and the ends of its interval by patient; None of a part without slices."""
+    intervals = bootstrap_means(part, columns) if len(part) else {}
+    found: dict[str, float | None] = {}
     for column in columns:
-        low, high = intervals[column]
-        found |= {column: float(part[column].mean()), f"{column}_low": low, f"{column}_high": high}
+        low, high = intervals.get(column, (None, None))
+        mean = float(part[column].mean()) if len(part) else None
+        found |= {column: mean, f"{column}_low": low, f"{column}_high": high}
     return found

@@ -210,7 +210,8 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         known = [one[metric] for one in at if one[metric] is not None]
         line[f"{metric}_at_threshold"] = float(np.mean(known)) if known else None
         line |= dict(zip((f"{metric}_at_threshold_low", f"{metric}_at_threshold_high"), ends[metric], strict=True))
-    regions = [pd.read_csv(run / "regions.csv") for run in runs if (run / "regions.csv").exists()]
+    as_text = dict.fromkeys(("path", "patient", "picture"), str)
+    regions = [pd.read_csv(run / "regions.csv", dtype=as_text) for run in runs if (run / "regions.csv").exists()]
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
         line["regions"] = summary(pooled, row.build().input.size ** 2, len(regions))
