@@ -286,9 +286,8 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     assert (found["seeds"], found["regions"]["all"]["slices"]) == (2, 3)
 
     kept = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "study.json").read_text())
-    before = {
-        "all": {"slices": 3, "dice_median": 0.7, "hit": 0.8, "pointing": 0.6}
-    }  # as lines had it without intervals
+    # As lines had it before there were intervals.
+    before = {"all": {"slices": 3, "dice_median": 0.7, "hit": 0.8, "pointing": 0.6}}
     kept["rows"] = [{**kept["rows"][0], "regions": one} for one in (found["regions"], before)]
     (tmp_path / "study.json").write_text(json.dumps(kept))
     page = write_study(tmp_path).read_text()

@@ -84,15 +84,16 @@ def bootstrap_means(
     Rows without a value (NaN) do not count. Both ends are NaN where a single group has values.
     """
     codes, count = _coded(groups_of(table))
-    found = {}
-    for column in columns:
-        values = table[column].to_numpy(np.float64)
-        known = ~np.isnan(values)
-        sizes = np.bincount(codes[known], minlength=count).astype(np.float64)
-        sums = np.bincount(codes[known], values[known], minlength=count)
-        means = [_ratio(weights @ sums, weights @ sizes) for weights in _draws(count, count, n, seed)]
-        found[column] = _percentiles(np.concatenate(means), level) if (sizes > 0).sum() > 1 else (np.nan, np.nan)
-    return found
+    values = table[list(columns)].to_numpy(np.float64)
+    known = ~np.isnan(values)
+    sums, sizes = np.zeros((2, count, len(columns)))
+    np.add.at(sums, codes, np.where(known, values, 0))
+    np.add.at(sizes, codes, known)
+    means = np.concatenate([_ratio(weights @ sums, weights @ sizes) for weights in _draws(count, count, n, seed)])
+    several = (sizes > 0).sum(axis=0) > 1
+    return {
+        column: _percentiles(means[:, k], level) if several[k] else (np.nan, np.nan) for k, column in enumerate(columns)
+    }
 
 
 def paired_difference(
