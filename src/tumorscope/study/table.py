@@ -26,7 +26,7 @@ from tumorscope.labels import CLASSES
 from tumorscope.study.rows import Row, all_rows
 from tumorscope.training.fold import Report
 from tumorscope.training.identity import environment
-from tumorscope.training.runs import place_of, read_predictions
+from tumorscope.training.runs import TEXT, place_of, read_predictions
 
 PROTOCOLS = ("official", "patient-cv")
 #: What the table shows of every row and protocol.
@@ -210,8 +210,7 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         known = [one[metric] for one in at if one[metric] is not None]
         line[f"{metric}_at_threshold"] = float(np.mean(known)) if known else None
         line |= dict(zip((f"{metric}_at_threshold_low", f"{metric}_at_threshold_high"), ends[metric], strict=True))
-    as_text = dict.fromkeys(("path", "patient", "picture"), str)
-    regions = [pd.read_csv(run / "regions.csv", dtype=as_text) for run in runs if (run / "regions.csv").exists()]
+    regions = [pd.read_csv(run / "regions.csv", dtype=TEXT) for run in runs if (run / "regions.csv").exists()]
     if regions:
         pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
         line["regions"] = summary(pooled, row.build().input.size ** 2, len(regions))

@@ -30,6 +30,9 @@ from tumorscope.training.prepare import sources_of
 if TYPE_CHECKING:
     from tumorscope.training.features import Features
 
+#: Columns of predictions.csv and regions.csv that are no numbers, ids of digits among them.
+TEXT = dict.fromkeys(("path", "label", "source", "plane", "patient", "picture", "part"), str)
+
 
 def train_runs(
     recipe: Recipe,
@@ -241,8 +244,7 @@ def facts_of(run: Path, catalogue: Catalogue) -> dict[str, Any]:
 
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
     """predictions.csv of a run folder; ids stay text."""
-    text = dict.fromkeys(("path", "label", "source", "plane", "patient", "picture", "part"), str)
-    return pd.read_csv(Path(run) / "predictions.csv", dtype=text, keep_default_na=False)
+    return pd.read_csv(Path(run) / "predictions.csv", dtype=TEXT, keep_default_na=False)
 
 
 def _labels(catalogue: Catalogue) -> np.ndarray:
