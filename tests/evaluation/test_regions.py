@@ -126,6 +126,14 @@ def test_the_highest_pixel_is_told_among_those_that_are_sure():
     assert scores["peak"].tolist() == [1]
 
 
+def test_of_equally_high_pixels_the_share_within_the_mask_counts():
+    """Three pixels of 60, one of them in the mask; and a map that is the same everywhere, with a mask of 2 in 100 pixels."""
+    images, masks = np.zeros((2, 10, 10), np.uint8), np.zeros((2, 10, 10), np.uint8)
+    images[0, 7, 3:6], masks[0, 7, 5], masks[1, 4, :2] = 60, 255, 255
+    scores = region_scores(Sure(), images, masks, np.array([INDEX["glioma"]] * 2), "cpu")
+    assert scores["pointed"].tolist() == pytest.approx([1 / 3, 0.02])
+
+
 @pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])
 def test_slice_answers_are_log_probabilities_and_follow_the_map(model):
     torch.manual_seed(0)

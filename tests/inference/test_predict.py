@@ -230,7 +230,8 @@ def test_heat_lies_over_the_slice(classifier, heads):
     for one in answered:
         assert one.heat.shape == one.grey.shape
         assert one.heat.dtype == np.uint8
-        assert one.heat[one.peak] == one.heat.max()
+        assert one.highest.any()
+        assert (one.heat[one.highest] == one.heat.max()).all()
 
 
 def test_the_command_prints_each_format_and_goes_on_after_bad_files(made, heads, tmp_path, tmp_path_factory):
@@ -283,14 +284,14 @@ def test_a_region_lies_on_the_slice_where_the_network_saw_it(grey):
     bright = as_input(crop_to_head(grey), size) > 180
     maps = np.zeros((4, size, size), np.float32)
     maps[CLASSES.index("notumor")] = np.where(bright, -9, 9)
-    heat, peak = classifier._heat(maps, 0, grey)
+    heat, highest = classifier._heat(maps, 0, grey)
     found, spot = heat > 127, grey > 180
     assert spot.sum() > 100
     assert 2 * (found & spot).sum() / (found.sum() + spot.sum()) > 0.85
-    assert spot[peak]
+    assert spot[highest].mean() > 0.85
 
 
-def test_the_peak_is_told_where_sure_pixels_share_the_maps_highest_level():
+def test_the_highest_pixel_is_told_where_sure_pixels_share_the_maps_highest_level():
     """Log odds of 20 over a block and 30 at its corner: both are 255 in the map, and one in a float32 probability."""
     classifier = Classifier.load(threads=1)
     size = classifier.package.card["input"]["size"]
@@ -298,9 +299,9 @@ def test_the_peak_is_told_where_sure_pixels_share_the_maps_highest_level():
     maps[CLASSES.index("notumor")] = 0
     maps[0, 40:60, 40:60], maps[0, 58, 41] = 20, 30
     grey = np.full((2 * size, 2 * size), 90, np.uint8)  # no border: the network sees the whole slice
-    heat, (row, column) = classifier._heat(maps, 0, grey)
+    heat, highest = classifier._heat(maps, 0, grey)
     assert (heat == 255).sum() > 1000
-    assert (row // 2, column // 2) == (58, 41)
+    assert {(row // 2, column // 2) for row, column in np.argwhere(highest)} == {(58, 41)}
 
 
 WITHOUT_EXTRAS = """

@@ -992,14 +992,19 @@ def test_a_region_model_on_a_backbone_goes_all_the_way(tmp_path, monkeypatch):
 
 
 def test_a_region_is_scored_at_the_slices_own_size():
-    """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4); whose peak is inside."""
+    """A mask of half the rows and columns: 2 of 4 mask pixels found, 1 beside: Dice 2 * 2 / (3 + 4).
+
+    Of its highest pixels the share inside counts.
+    """
     mask = np.zeros((16, 24), np.uint8)
     mask[0, 0] = 255
     heat = np.zeros((32, 48), np.uint8)
     heat[0, :3] = 255
     unknown = dict.fromkeys(("pixels", "region_pixels", "mask_pixels", "dice", "pointed"), np.nan)
-    for peak, pointed in (((0, 1), 1), ((0, 2), 0)):
-        one = Finding("a.png", "accepted", heat=heat, peak=peak)
+    for columns, pointed in (([1], 1), ([2], 0), ([1, 2, 3], 1 / 3)):
+        highest = np.zeros(heat.shape, bool)
+        highest[0, columns] = True
+        one = Finding("a.png", "accepted", heat=heat, highest=highest)
         assert _region(one, OneFile(encoded(mask)), "mask.png", []) == {
             **{"pixels": 1536, "region_pixels": 3, "mask_pixels": 4, "pointed": pointed},
             "dice": pytest.approx(4 / 7),
@@ -1013,7 +1018,7 @@ def test_a_mask_is_turned_as_its_dicom_slice_was():
     """Stored upside down and with rows for columns: the mask's first row is the turned slice's last column."""
     mask, heat = np.zeros((16, 24), np.uint8), np.zeros((24, 16), np.uint8)
     mask[0, :6], heat[:6, 15] = 255, 255
-    one = Finding("a.dcm", "accepted", heat=heat, peak=(0, 15), stored=Stored((16, 24), True, 1, -1))
+    one = Finding("a.dcm", "accepted", heat=heat, highest=heat == 255, stored=Stored((16, 24), True, 1, -1))
     found = _region(one, OneFile(encoded(mask)), "mask.png", [])
     assert (found["dice"], found["pointed"]) == (1, 1)
 
@@ -1038,7 +1043,7 @@ def test_masks_of_any_kind_are_scored_or_left_out_and_end_no_run(tmp_path, monke
         for place, _ in enumerate(items):
             path, chances = names[place], dict.fromkeys(CLASSES, 0.1) | {"glioma": 0.7}
             path += "#1" if path.endswith(".nii") else ""
-            yield Finding(path, "accepted", "glioma", chances, ("glioma",), heat=half, peak=(6, 0))
+            yield Finding(path, "accepted", "glioma", chances, ("glioma",), heat=half, highest=half == 255)
 
     monkeypatch.setattr(Classifier, "predict", answering)
     found, result = score_package(None, tmp_path)
@@ -1050,7 +1055,7 @@ def test_masks_of_any_kind_are_scored_or_left_out_and_end_no_run(tmp_path, monke
     known = found.set_index("path")[["mask_pixels", "dice", "pointed"]].dropna(how="all")
     if usable:
         assert known.to_dict("index") == {
-            "glioma/ones.png": {"mask_pixels": 64, "dice": pytest.approx(2 / 3), "pointed": 0}
+            "glioma/ones.png": {"mask_pixels": 64, "dice": pytest.approx(2 / 3), "pointed": 0.5}
         }
         assert result["regions"]["all"]["slices"] == 1
         free = result["regions"]["tumour-free"]

@@ -84,7 +84,7 @@ def test_a_mask_of_any_depth_is_what_lies_above_half_of_its_largest_value(kind, 
     (folder / "metadata.csv").write_text("path,mask\nglioma/a.png,masks/a.tif\n")
     catalogue = load_catalogue(folder)
     np.testing.assert_array_equal(np.load(masks(catalogue, 40))[0] == INSIDE, LEVELS > 0.5)
-    found = Finding("a", "accepted", heat=np.zeros((40, 40), np.uint8), peak=(15, 15))
+    found = Finding("a", "accepted", heat=np.zeros((40, 40), np.uint8), highest=np.ones((40, 40), bool))
     assert _region(found, catalogue.source(), "masks/a.tif", [])["mask_pixels"] == 400
 
 

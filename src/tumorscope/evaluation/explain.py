@@ -26,7 +26,7 @@ from tumorscope.data.cache import input_pixels
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import INSIDE, UNKNOWN
 from tumorscope.errors import InputRejected, RunMismatch
-from tumorscope.evaluation.regions import SIZES
+from tumorscope.evaluation.regions import SIZES, pointed
 from tumorscope.files import replacing, write_json, write_text
 from tumorscope.inference.batch import overlay
 from tumorscope.models.backbones import BackboneNetwork
@@ -213,7 +213,7 @@ def _scored(
     return pd.DataFrame(
         {
             **{"path": rows["path"].to_numpy(), "label": rows["label"].to_numpy(), "method": method},
-            **{"mask_share": mask.mean(1), "pointing": mask[np.arange(len(mask)), flat.argmax(1)].astype(float)},
+            **{"mask_share": mask.mean(1), "pointing": pointed(heat.numpy(), inside)},
             **{"energy": energy, "deletion": deletion, "insertion": insertion},
         }
     )

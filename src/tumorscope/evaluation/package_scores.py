@@ -230,12 +230,12 @@ def _together(one: Finding) -> str:
 
 
 def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict[str, float]:
-    """`REGION` of one slice: its and its region's pixels; of a tumour mask its pixels, Dice, and whether the peak is in it.
+    """`REGION` of one slice: its and its region's pixels; of a tumour mask its pixels, Dice, and `regions.pointed`.
 
     mask : name of the mask, "" where there is none; one that cannot be read is added to `damaged` with the reason
     """
     found = dict.fromkeys(REGION, np.nan)
-    if one.heat is None or one.peak is None:
+    if one.heat is None or one.highest is None:
         return found
     region = one.heat > 127
     found |= {"pixels": float(region.size), "region_pixels": float(region.sum())}
@@ -250,7 +250,7 @@ def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict
     return {
         **found,
         **{"mask_pixels": float(inside.sum()), "dice": float(dice(region[None], inside[None])[0])},
-        "pointed": float(inside[one.peak]),
+        "pointed": float(inside[one.highest].mean()),
     }
 
 

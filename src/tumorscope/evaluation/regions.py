@@ -51,7 +51,7 @@ def region_scores(
     device: Any,
     mirror_average: bool = False,
 ) -> pd.DataFrame:
-    """A row a slice: mask_pixels and region_pixels (above one half), dice, pointed (highest pixel in the mask), peak.
+    """A row a slice: mask_pixels and region_pixels (above one half), dice, pointed (see `pointed`), peak (highest probability).
 
     images, masks : uint8 (n, s, s), masks as `data.masks` has them; labels : int64 (n,); mirror_average : as `region_maps`
 
@@ -62,17 +62,16 @@ def region_scores(
     import torch
 
     evidence = _evidence(module, torch.from_numpy(np.array(images)[:, None]).to(device), mirror_average)
-    maps, highest = evidence.sigmoid().numpy(), evidence.flatten(1).argmax(1).numpy()
+    maps = evidence.sigmoid().numpy()
     inside, known = masks == INSIDE, ~(masks == UNKNOWN).any(axis=(1, 2))
     regions = maps > 0.5
     tumour = known & (labels != INDEX["notumor"]) & inside.any(axis=(1, 2))
-    pointed = inside.reshape(len(maps), -1)[np.arange(len(maps)), highest]
     return pd.DataFrame(
         {
             "mask_pixels": np.where(known, inside.sum(axis=(1, 2)), np.nan),
             "region_pixels": regions.sum(axis=(1, 2)),
             "dice": np.where(tumour, dice(regions, inside), np.nan),
-            "pointed": np.where(tumour, pointed.astype(float), np.nan),
+            "pointed": np.where(tumour, pointed(evidence.numpy(), inside), np.nan),
             "peak": maps.max(axis=(1, 2)),
         }
     )
@@ -82,6 +81,15 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """2 |A and B| / (|A| + |B|) of bool masks (n, h, w), float (n,); 1 where both are empty (Dice 1945)."""
     both, sizes = (one & other).sum(axis=(1, 2)), one.sum(axis=(1, 2)) + other.sum(axis=(1, 2))
     return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), 1.0)
+
+
+def pointed(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The pointing game (Zhang et al. 2018, Int. J. Comput. Vis. 126) of maps (n, h, w) on bool masks (n, h, w), float (n,).
+
+    1 where the map's highest pixel lies in the mask, else 0; of several that are equal the share that does.
+    """
+    highest = maps == maps.max(axis=(1, 2), keepdims=True)
+    return np.asarray((highest & inside).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)))
 
 
 def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Finding:
     reasons : for a refusal, a warning or an error; series : the same for slices of one stack of a DICOM series, or ""
     heat : uint8 (h, w) over the slice, where it was asked for; place, stored, rules : see `Slice`
     heatmap, mask : files that they were written to, "" for none
-    peak : row and column of the map's highest pixel before it is rounded to 256 levels, of which sure maps fill the last
+    highest : bool (h, w), the map's highest pixels before it is rounded to 256 levels, of which sure maps fill the last
     """
 
     path: str
@@ -44,7 +44,7 @@ class Finding:
     series: str = ""
     heat: np.ndarray | None = None
     grey: np.ndarray | None = None
-    peak: tuple[int, int] | None = None
+    highest: np.ndarray | None = None
     place: tuple[Grid, int] | None = None
     stored: Stored | None = None
     rules: str = ""
@@ -231,7 +231,7 @@ class Classifier:
                 continue
             best = int(chance.argmax())
             reasons = (*ready.warned, *verdict.warned)
-            shown, peak = self._heat(activation, best, one.grey) if heat else (None, None)
+            shown, highest = self._heat(activation, best, one.grey) if heat else (None, None)
             found.append(
                 _finding(
                     one,
@@ -242,7 +242,7 @@ class Classifier:
                     reasons=reasons,
                     heat=shown,
                     grey=one.grey if heat else None,
-                    peak=peak,
+                    highest=highest,
                 )
             )
         return found
@@ -258,9 +258,11 @@ class Classifier:
             raise PackageMismatch(f"model.onnx of {self.package.card['name']}: answers that are no numbers. {AGAIN}")
         return list(found)
 
-    def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation; its peak."""
+    def _heat(self, maps: np.ndarray, best: int, grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The map over the slice, uint8 (h, w): tumour probability of a region model, else the answer's activation.
 
+        And where it is highest, bool (h, w).
+        """
         free = self.package.card["labels"].index("notumor")
         if self.package.card["map"] == "regions":
             others = np.delete(maps, free, axis=0)
@@ -272,8 +274,8 @@ class Classifier:
             order = np.maximum(maps[best], 0)
             values = order / max(float(order.max()), 1e-6)
         heat = np.round(self._laid(values, grey, 0).clip(0, 1) * 255).astype(np.uint8)
-        highest = int(self._laid(order, grey, -np.inf).argmax())
-        return heat, (highest // grey.shape[1], highest % grey.shape[1])
+        order = self._laid(order, grey, -np.inf)
+        return heat, order == order.max()
 
     def _laid(self, values: np.ndarray, grey: np.ndarray, outside: float) -> np.ndarray:
         """Values (s, s) over what the network saw of the slice (h, w), enlarged to it, float32 (h, w); `outside` elsewhere."""
