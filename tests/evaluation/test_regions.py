@@ -147,6 +147,16 @@ def test_slice_answers_are_log_probabilities_and_follow_the_map(model):
     assert float(network(torch.rand(3, 1, 32, 32)).exp()[:, INDEX["notumor"]].min()) > 0.99
 
 
+def test_pixels_of_a_plain_unet_differ_where_nothing_comes_from_below():
+    """All features of the last stage far below zero, of which a rectifier makes zeros: the finest map still orders the pixels."""
+    torch.manual_seed(0)
+    network = build(UNET, 32).eval()
+    network.up[-1][1].bias.data -= 100
+    slices, pixels = network(torch.rand(3, 1, 32, 32), regions=True)
+    assert all(len(one.unique()) > 500 for one in evidence_of(pixels).flatten(1))  # of 1024
+    assert len(slices[:, INDEX["notumor"]].unique()) == 3
+
+
 @pytest.mark.parametrize("model", [UNET, ON_A_BACKBONE], ids=["plain", "on a backbone"])
 def test_tumour_or_none_reaches_neither_the_map_nor_the_features_below_it(model):
     network = build(model, 32)
@@ -211,8 +221,10 @@ def test_more_levels_than_a_backbone_has_are_refused():
 
 
 def test_a_slice_too_small_for_its_levels_is_refused():
-    with pytest.raises(RecipeError, match="for 8x8 input; give two to 4 levels"):
+    with pytest.raises(RecipeError, match="for 8x8 input; give 3 to 4 levels"):
         build(Model(name="region_unet", filters=(4, 4, 4, 4, 4)), 8)
+    with pytest.raises(RecipeError, match="give 3 to 4 levels"):
+        build(Model(name="region_unet", filters=(4, 4)), 8)
 
 
 def test_an_empty_part_gives_an_empty_table():

@@ -27,18 +27,20 @@ TOP = 0.003
 def region_unet(model: Model, size: int, classes: int) -> nn.Module:
     """A U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with batch norm and a slice head.
 
-    Alone it has a level for each of `filters`, the first at the slice's own resolution. On a backbone it goes down with the
-    backbone's levels, one more than there are `filters`, and up again with convolutions of `filters`, listed fine to coarse.
+    Alone it has a level for each of `filters`, three or more, the first at the slice's own resolution. On a backbone it goes
+    down with the backbone's levels, one more than there are `filters`, and up again with convolutions of `filters`, listed fine
+    to coarse.
     """
     if classes != len(CLASSES):
         raise RecipeError(f"region_unet: {classes} classes; it knows {', '.join(CLASSES)}")
     filters = tuple(model.filters)
-    if len(filters) < 2 or (model.backbone is None and size < 2 ** (len(filters) - 1)):
+    fewest = 3 if model.backbone is None else 2
+    if len(filters) < fewest or (model.backbone is None and size < 2 ** (len(filters) - 1)):
         raise RecipeError(
-            f"model.filters: {list(filters)} for {size}x{size} input; give two to {size.bit_length()} levels"
+            f"model.filters: {list(filters)} for {size}x{size} input; give {fewest} to {size.bit_length()} levels"
         )
     if model.backbone is None:
-        return RegionNetwork(Contraction(filters), filters[:-1], model.dropout)
+        return RegionNetwork(Contraction(filters), filters[1:-1], model.dropout)
     from tumorscope.models.backbones import Levels, make_features
     from tumorscope.models.weights import weights_of
 
@@ -76,18 +78,24 @@ class RegionNetwork(nn.Module):
     """Pixels (n, 1 or 3, s, s) to slice logits (n, 4), and with `regions=True` also to pixel logits (n, 4, s, s).
 
     Channels are the classes in their order; that of notumor is the background.
-    encoder : gives feature maps, fine to coarse, of `channels`; filters : of the way up, fine to coarse
+    encoder : gives feature maps, fine to coarse, of `channels`
+    filters : of the way up, fine to coarse, for all maps but the coarsest. Where they are one fewer, the finest map goes
+        straight into the pixels' logits: the few features that a last rectified stage makes may all be zero wherever the
+        network is sure, and these pixels then have one and the same logits.
     """
 
     def __init__(self, encoder: Any, filters: tuple[int, ...], dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
         channels: list[int] = encoder.channels
+        skips = channels[-2::-1]
         self.up = nn.ModuleList(
             _convolution(below + skip, after)
-            for below, skip, after in zip((channels[-1], *filters[:0:-1]), channels[-2::-1], filters[::-1], strict=True)
+            for below, skip, after in zip((channels[-1], *filters[:0:-1]), skips, filters[::-1], strict=False)
         )
-        self.pixels = nn.Conv2d(filters[0], len(CLASSES), 1)
+        finest = skips[len(filters) :]
+        kernel = 3 if finest else 1
+        self.pixels = nn.Conv2d(filters[0] + sum(finest), len(CLASSES), kernel, padding=kernel // 2)
         self.presence = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.kind = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1] + filters[-1], len(TUMOURS)))
 
@@ -100,9 +108,11 @@ class RegionNetwork(nn.Module):
         """Slice logits, pixel logits, and as embedding (n, d) the features under the region."""
         features = self.encoder(images)
         deepest, decoded, second = features[-1], features[-1], features[-1]
-        for level, (block, skip) in enumerate(zip(self.up, features[-2::-1], strict=True)):
-            decoded = block(torch.cat([_enlarged(decoded, skip), skip], 1))
+        for level, (block, skip) in enumerate(zip(self.up, features[-2::-1], strict=False)):
+            decoded = block(_joined(decoded, skip))
             second = decoded if level == 0 else second
+        if len(self.up) < len(features) - 1:
+            decoded = _joined(decoded, features[0])
         pixels = _enlarged(self.pixels(decoded), images)
         slices, embedding = self._slices(pixels, deepest, second)
         return slices, pixels, embedding
@@ -130,6 +140,10 @@ def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
     if maps.shape[2:] == like.shape[2:]:
         return maps
     return F.interpolate(maps, size=like.shape[2:], mode="bilinear")
+
+
+def _joined(maps: Tensor, skip: Tensor) -> Tensor:
+    return torch.cat([_enlarged(maps, skip), skip], 1)
 
 
 def _convolution(before: int, after: int) -> nn.Sequential:
