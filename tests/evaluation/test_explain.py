@@ -109,7 +109,10 @@ def test_a_run_is_explained_beside_chance_and_random_weights(name, phantom):
 
 
 def test_a_perfect_map_points_at_every_tumour(phantom, monkeypatch):
-    """The masks themselves as maps: pointing and energy of one; slices without a tumour take no part."""
+    """The masks themselves as maps: pointing and energy of one; slices without a tumour take no part.
+
+    A map that is the same everywhere points as chance does.
+    """
     from tumorscope.evaluation import explain
 
     _, catalogue, folder = phantom
@@ -121,6 +124,7 @@ def test_a_perfect_map_points_at_every_tumour(phantom, monkeypatch):
     def perfect(module, pixels):
         rows = [int((images == one[0]).all(axis=(1, 2)).argmax()) for one in pixels.numpy().astype(np.uint8)]
         yield "perfect", torch.from_numpy((masks[rows] == explain.INSIDE).astype(np.float32))
+        yield "empty", torch.zeros(masks[rows].shape)
 
     monkeypatch.setattr(explain, "_maps", perfect)
     table, _ = explain_run(run, catalogue, 8)
@@ -128,6 +132,9 @@ def test_a_perfect_map_points_at_every_tumour(phantom, monkeypatch):
     assert (best["pointing"] == 1).all()
     assert best["energy"].to_numpy() == pytest.approx(1)
     assert (best["label"] != "notumor").all()
+    empty = table[table["method"] == "empty"]
+    assert empty["pointing"].to_numpy() == pytest.approx(empty["mask_share"].to_numpy())
+    assert (empty["pointing"] > 0).all()
 
 
 def test_an_external_run_is_explained_on_the_other_set_whose_masks_alone_are_needed(phantom, tmp_path):

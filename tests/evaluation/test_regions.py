@@ -152,6 +152,7 @@ def test_pixels_of_a_plain_unet_differ_where_nothing_comes_from_below():
     torch.manual_seed(0)
     network = build(UNET, 32).eval()
     network.up[-1][1].bias.data -= 100
+    assert network.pixels.weight.shape == (4, 6 + 4, 3, 3)
     slices, pixels = network(torch.rand(3, 1, 32, 32), regions=True)
     assert all(len(one.unique()) > 500 for one in evidence_of(pixels).flatten(1))  # of 1024
     assert len(slices[:, INDEX["notumor"]].unique()) == 3
@@ -190,6 +191,12 @@ def test_any_size_gives_a_map_of_its_own_size(size):
     _, pixels = build(recipe.model, size)(torch.rand(2, 1, size, size), regions=True)
     assert pixels.shape == (2, 4, size, size)
     assert evidence_of(pixels).shape == (2, size, size)
+
+
+def test_on_a_backbone_every_level_has_a_stage_on_the_way_up_as_the_shipped_weights_have():
+    network = build(ON_A_BACKBONE, 32)
+    assert [stage[0].out_channels for stage in network.up] == [8, 6, 4]
+    assert network.pixels.weight.shape == (4, 4, 1, 1)
 
 
 def test_a_backbones_frozen_stages_stand_still_and_what_lies_behind_its_levels_is_cut_off():

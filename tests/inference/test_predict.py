@@ -302,6 +302,23 @@ def test_the_highest_pixel_is_told_where_sure_pixels_share_the_maps_highest_leve
     heat, highest = classifier._heat(maps, 0, grey)
     assert (heat == 255).sum() > 1000
     assert {(row // 2, column // 2) for row, column in np.argwhere(highest)} == {(58, 41)}
+    shown, everywhere = classifier._heat(np.zeros((4, size, size), np.float32), 0, grey)
+    assert everywhere.all()  # all pixels are equal, and so are all the highest
+    assert len(np.unique(shown)) == 1
+
+
+def test_what_the_network_did_not_see_is_not_the_highest():
+    """A head in a dark border, and a map that is far below even odds everywhere: log odds of -9, beside which 0 would be high."""
+    classifier = Classifier.load(threads=1)
+    size = classifier.package.card["input"]["size"]
+    grey = np.zeros((200, 300), np.uint8)
+    grey[50:150, 100:200] = 120
+    maps = np.full((4, size, size), -9, np.float32)
+    maps[CLASSES.index("notumor")] = 0
+    _, highest = classifier._heat(maps, 0, grey)
+    assert highest.any()
+    assert not highest[:, :50].any()
+    assert not highest[:, 250:].any()
 
 
 WITHOUT_EXTRAS = """

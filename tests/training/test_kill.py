@@ -12,6 +12,7 @@ import pytest
 from tests.training.tiny_set import everything, tiny_catalogue
 
 from tumorscope.errors import RunMismatch
+from tumorscope.training.checkpoint import read_weights, save_weights
 from tumorscope.training.runs import train_runs
 
 #: What a run leaves behind that must not depend on how often it was stopped.
@@ -60,6 +61,24 @@ def test_a_run_written_before_a_recipe_had_a_field_is_the_same_run(tmp_path):
     facts["recipe"]["training"]["epochs"] = 99
     file.write_text(json.dumps(facts))
     with pytest.raises(RunMismatch, match="another recipe"):
+        train(tmp_path, resume=True)
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_is_not_gone_on_with_by_another_network(tmp_path):
+    """One of whose folds are finished, and one that was stopped within its first fold."""
+    run = train(tmp_path)
+    fold = run / "fold-0"
+    tensors, header = read_weights(fold / "weights.safetensors")
+    others = {name: value.flatten()[:1] for name, value in tensors.items()}
+    (run / "predictions.csv").unlink()
+    save_weights(fold / "weights.safetensors", others, header)
+    with pytest.raises(RunMismatch, match="do not fit the network that everything is now"):
+        train(tmp_path, resume=True)
+    for name in ("weights.safetensors", "predictions.csv"):
+        (fold / name).unlink()
+    save_weights(fold / "checkpoint.safetensors", {f"network.{name}": one for name, one in others.items()}, {})
+    with pytest.raises(RunMismatch, match="another network than this recipe's is now"):
         train(tmp_path, resume=True)
 
 

@@ -84,7 +84,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def pointed(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The pointing game (Zhang et al. 2018, Int. J. Comput. Vis. 126) of maps (n, h, w) on bool masks (n, h, w), float (n,).
+    """The pointing game (after Zhang et al. 2016, arXiv:1608.00507) of maps (n, h, w) on bool masks (n, h, w), float (n,).
 
     1 where the map's highest pixel lies in the mask, else 0; of several that are equal the share that does.
     """

@@ -79,9 +79,9 @@ class RegionNetwork(nn.Module):
 
     Channels are the classes in their order; that of notumor is the background.
     encoder : gives feature maps, fine to coarse, of `channels`
-    filters : of the way up, fine to coarse, for all maps but the coarsest. Where they are one fewer, the finest map goes
-        straight into the pixels' logits: the few features that a last rectified stage makes may all be zero wherever the
-        network is sure, and these pixels then have one and the same logits.
+    filters : of the way up, fine to coarse, for all maps but the coarsest. Where they are one fewer, the finest map goes with
+        what comes from below straight into the pixels' logits: the few features that a last rectified stage makes may all be
+        zero wherever the network is sure, and these pixels then have one and the same logits.
     """
 
     def __init__(self, encoder: Any, filters: tuple[int, ...], dropout: float) -> None:
@@ -89,6 +89,7 @@ class RegionNetwork(nn.Module):
         self.encoder = encoder
         channels: list[int] = encoder.channels
         skips = channels[-2::-1]
+        assert len(skips) - 1 <= len(filters) <= len(skips), (channels, filters)
         self.up = nn.ModuleList(
             _convolution(below + skip, after)
             for below, skip, after in zip((channels[-1], *filters[:0:-1]), skips, filters[::-1], strict=False)

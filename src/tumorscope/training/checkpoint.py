@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tumorscope.errors import InputRejected
+from tumorscope.errors import InputRejected, RunMismatch
 from tumorscope.files import replacing
 
 Weights = dict[str, Tensor]
@@ -50,9 +50,17 @@ def save_checkpoint(path: Path, state: State) -> None:
 
 
 def load_checkpoint(path: Path, state: State) -> None:
-    """Bring `state` and the global random states to what `path` holds. Raises `InputRejected` for a damaged file."""
+    """Bring `state` and the global random states to what `path` holds.
+
+    Raises `InputRejected` for a damaged file, `RunMismatch` for one of another network.
+    """
     tensors, header = read_weights(path)
-    state.network.load_state_dict(_below(tensors, "network."))
+    try:
+        state.network.load_state_dict(_below(tensors, "network."))
+    except RuntimeError as error:
+        raise RunMismatch(
+            f"{path}: it is of another network than this recipe's is now. Train the run anew with --overwrite."
+        ) from error
     state.best = _below(tensors, "best.")
     slots = _slots(_below(tensors, "optimiser."), state.optimiser)
     state.optimiser.load_state_dict({"state": slots, "param_groups": json.loads(header["groups"])})

@@ -81,6 +81,7 @@ def train_runs(
             named = sources_sha256 | finder_of(source.finder if source else None)
             facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), **named_device(device)}
             open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
+            _need_one_network(folders[seed], recipe)
             _say_left_out(folders[seed], left_out[seed], report)
     labels = _labels(catalogue)
     jobs = [
@@ -93,6 +94,16 @@ def train_runs(
         for folder in folders.values() if first else ():
             _gather(folder, catalogue)
     return [folders[seed] for seed in seeds]
+
+
+def _need_one_network(run: Path, recipe: Recipe) -> None:
+    """Raise `RunMismatch` where folds of an unfinished run were trained with another network than the others would be."""
+    if (run / "predictions.csv").exists() or recipe.frozen:
+        return
+    from tumorscope.training.network import load_network
+
+    for weights in sorted(run.glob("fold-*/weights.safetensors"))[:1]:
+        load_network(weights.parent, recipe)
 
 
 def _say_left_out(run: Path, folds: list[list[dict[str, Any]]], report: Report) -> None:
