@@ -3,12 +3,10 @@
 Every map is of the class that the network answers, enlarged to the slice, and of the slice alone: a package of a recipe with
 `mirror_average`, and a run's regions.csv, have the mean over slice and mirror. The own map of a region model is of any tumour,
 whatever it answers; where that is none, methods of torch-cam find no gradient, and their map, zero all over, points
-anywhere. Pointing game: whether its highest pixel lies in the mask, of several equal ones the share that does (after Zhang et
-al. 2016, arXiv:1608.00507). Energy: the share of
-its sum that does (Wang et al. 2020, arXiv:1910.01279). Deletion and insertion: mean probability of the answer while the map's
-highest pixels are blurred, or brought back into a blurred slice (Petsiuk et al. 2018, arXiv:1806.07421); a map that knows what
-the network uses has a low and a high one. Beside them chance, and the same methods on the network with random weights (Adebayo
-et al. 2018, arXiv:1810.03292).
+anywhere. Pointing game: see `regions.pointed`. Energy: the share of the map's sum that lies in the mask (Wang et al. 2020,
+arXiv:1910.01279). Deletion and insertion: mean probability of the answer while the map's highest pixels are blurred, or brought
+back into a blurred slice (Petsiuk et al. 2018, arXiv:1806.07421); a map that knows what the network uses has a low and a high
+one. Beside them chance, and the same methods on the network with random weights (Adebayo et al. 2018, arXiv:1810.03292).
 """
 
 from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from tumorscope.data.masks import tumour_of
 from tumorscope.data.sources import Source, check, open_source, readable
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
-from tumorscope.evaluation.regions import SIZES, dice, summary
+from tumorscope.evaluation.regions import SIZES, dice, pointed, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
 from tumorscope.inference.batch import counted
 from tumorscope.inference.classifier import Classifier, Finding
@@ -250,7 +250,7 @@ def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict
     return {
         **found,
         **{"mask_pixels": float(inside.sum()), "dice": float(dice(region[None], inside[None])[0])},
-        "pointed": float(inside[one.highest].mean()),
+        "pointed": float(pointed(one.highest[None], inside[None])[0]),
     }
 
 
