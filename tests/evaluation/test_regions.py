@@ -9,6 +9,7 @@ import torch
 
 from tumorscope.config import Backbone, Model, load_recipe
 from tumorscope.errors import RecipeError
+from tumorscope.evaluation.evaluate import presence_by_size
 from tumorscope.evaluation.regions import dice, region_scores, summary
 from tumorscope.files import as_json
 from tumorscope.labels import CLASSES, INDEX
@@ -30,6 +31,34 @@ def test_dice_by_hand():
     one[1, 0, 0] = True  # none shared
     other[1, 3, 3] = True
     assert dice(one, other).tolist() == pytest.approx([0.4, 0, 1])
+
+
+def test_presence_by_size_by_hand():
+    """Two seeds of the same slices of 100 pixels: tumours of 3 and 1 in two patients each, one without a mask, two tumour-free.
+
+    Chances of tumour-free slices are 0.2 and 0.6. Above 1.5 % stay the tumours of 3: seed 0 has 0.9 and 0.8, area 1; seed 1
+    has 0.9 and 0.4, which beats one of the two: (1 + 1/2) / 2. The one of 0.1 without a mask would lower every size.
+    """
+    paths = ["a3", "a1", "b3", "b1", "unknown", "free", "also free"]
+    regions = pd.DataFrame({"path": paths, "mask_pixels": [3, 1, 3, 1, np.nan, 0, 0]}).iloc[::-1]
+    labels = ["glioma"] * 5 + ["notumor"] * 2
+    patients = ["a", "a", "b", "b", "b", "a", "b"]
+    seeds = []
+    for chances in ([0.9, 0.1, 0.8, 0.5, 0.1, 0.2, 0.6], [0.9, 0.1, 0.4, 0.5, 0.1, 0.2, 0.6]):
+        answers = {"p_glioma": chances, "p_meningioma": 0.0, "p_notumor": 1 - np.array(chances), "p_pituitary": 0.0}
+        seeds.append(pd.DataFrame({"path": paths, "label": labels, "patient": patients, "source": "", **answers}))
+    found = presence_by_size(seeds, [regions, regions], 100)
+    assert found["above 1.5%"]["tumours"] == 2
+    assert found["above 1.5%"]["auc"] == pytest.approx((1 + 0.75) / 2)
+    assert found["above 1.5%"]["auc_sd"] == pytest.approx(0.25 / math.sqrt(2))
+    # A resample of patient b alone has 0.8 and 0.4 against 0.6 twice; of a alone 0.9 against 0.2.
+    assert (found["above 1.5%"]["auc_low"], found["above 1.5%"]["auc_high"]) == (0.5, 1)
+    # Of tumours of 3 and 1: seed 0 beats 2, 0, 2 and 1 of two, seed 1 has 2, 0, 1 and 1.
+    assert found["above 0.5%"] == found["above 0.0%"]
+    assert found["above 0.5%"]["auc"] == pytest.approx((5 / 8 + 4 / 8) / 2)
+    assert (found["above 4.0%"]["tumours"], found["above 4.0%"]["auc"]) == (0, None)
+    small_alone = [one[one["path"].isin(["a1", "b1"])] for one in seeds]
+    assert list(presence_by_size(small_alone, [regions, regions], 100)) == ["above 0.0%", "above 0.5%"]
 
 
 class Known(torch.nn.Module):

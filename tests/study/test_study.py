@@ -284,12 +284,21 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     regions.to_csv(runs[0] / "regions.csv", index=False)
     found = _line(Row("region_unet", "U-Net", "region_unet", {}), runs)
     assert (found["seeds"], found["regions"]["all"]["slices"]) == (2, 3)
+    # 64 pixels of 64x64, 1.6 %; the run calls all four what they are.
+    assert {size: one["tumours"] for size, one in found["presence_by_size"].items()} == {
+        **{"above 0.0%": 3, "above 0.5%": 3, "above 1.5%": 3, "above 4.0%": 0}
+    }
+    assert found["presence_by_size"]["above 1.5%"]["auc"] == 1
+    assert found["presence_by_size"]["above 4.0%"]["auc"] is None
 
     kept = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "study.json").read_text())
     # As lines had it before there were intervals.
     before = {"all": {"slices": 3, "dice_median": 0.7, "hit": 0.8, "pointing": 0.6}}
+    large = {"above 0.5%": {"tumours": 3, "auc": 0.8125, "auc_sd": None, "auc_low": 0.75, "auc_high": 0.9375}}
     kept["rows"] = [{**kept["rows"][0], "regions": one} for one in (found["regions"], before)]
+    kept["rows"][0]["presence_by_size"] = large
     (tmp_path / "study.json").write_text(json.dumps(kept))
     page = write_study(tmp_path).read_text()
     assert "<td>1.00, 0.00<small>1.00 to 1.00</small><small>0.00 to 0.00</small></td>" in page
     assert "<td>0.80, 0.60</td>" in page
+    assert "<td>0.812<small>0.75 to 0.94</small></td>" in page

@@ -10,8 +10,9 @@ import pandas as pd
 
 from tumorscope.errors import DataNotFound
 from tumorscope.evaluation.intervals import bootstrap, paired_difference
+from tumorscope.evaluation.regions import at_least
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row, under
-from tumorscope.evaluation.scores import PROBABILITIES, flat, score
+from tumorscope.evaluation.scores import PROBABILITIES, flat, score, summarise
 from tumorscope.files import write_json
 from tumorscope.protocols import ALL, PROTOCOLS
 from tumorscope.training.runs import read_predictions
@@ -85,6 +86,27 @@ def presence_at_threshold(predictions: pd.DataFrame) -> dict[str, Any]:
 def pooled_threshold_intervals(runs: Sequence[Path]) -> dict[str, Interval]:
     """Those of `presence_at_threshold` around the mean over seeds: patients are resampled with all their predictions."""
     return _presence_intervals(pd.concat([_called(read_predictions(run))[1] for run in runs], ignore_index=True))
+
+
+def presence_by_size(tested: Sequence[pd.DataFrame], regions: Sequence[pd.DataFrame], pixels: int) -> dict[str, Any]:
+    """Tumour or none for the tumours of a test set above each size, as `regions.at_least` has them.
+
+    {size: tumours, auc, auc_sd, auc_low, auc_high}: mean and deviation over seeds, and the ends of the 95 % interval by patient.
+    tested, regions : predictions and regions of the same test slices, a table a seed; pixels : of a slice, s * s
+    """
+    seeds = [
+        at_least(one, one["path"].map(region.set_index("path")["mask_pixels"]) / pixels)
+        for one, region in zip(tested, regions, strict=True)
+    ]
+    found = {}
+    for size in seeds[0]:
+        parts = [one[size] for one in seeds]
+        auc = summarise([score(part) for part in parts])["presence_auc"]
+        ends = bootstrap(pd.concat(parts, ignore_index=True), metrics=["presence_auc"])["presence_auc"]
+        tumours = int((parts[0]["label"] != "notumor").sum())
+        low_and_high = dict(zip(("auc_low", "auc_high"), ends, strict=True))
+        found[size] = {"tumours": tumours, "auc": auc["mean"], "auc_sd": auc["sd"], **low_and_high}
+    return found
 
 
 def _called(predictions: pd.DataFrame) -> tuple[list[float], pd.DataFrame]:

@@ -20,7 +20,7 @@ from tumorscope.data.masks import tumour_of
 from tumorscope.data.sources import Source, check, open_source, readable
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
-from tumorscope.evaluation.regions import SIZES, dice, pointed, summary
+from tumorscope.evaluation.regions import at_least, dice, pointed, summary
 from tumorscope.evaluation.scores import PROBABILITIES, score, set_coverage
 from tumorscope.inference.batch import counted
 from tumorscope.inference.classifier import Classifier, Finding
@@ -273,12 +273,11 @@ def region_summary(answered: pd.DataFrame) -> dict[str, Any]:
 
 def _by_size(answered: pd.DataFrame) -> dict[str, Any]:
     """AUC with interval of tumours of each size and above against all tumour-free slices; sizes as shares of the slice."""
-    share, free = answered["mask_pixels"] / answered["pixels"], answered["label"] == "notumor"
     found = {}
-    for low in SIZES[:-1]:
-        scored = presence(answered[free | (share > low)])
+    for size, part in at_least(answered, answered["mask_pixels"] / answered["pixels"]).items():
+        scored = presence(part)
         told = {name: scored[name] for name in ("n", "tumours", "auc")}
-        found[f"above {low:.1%}"] = told | {"intervals": {"auc": scored["intervals"]["auc"]}}
+        found[size] = told | {"intervals": {"auc": scored["intervals"]["auc"]}}
     return found
 
 

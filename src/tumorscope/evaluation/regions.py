@@ -118,6 +118,16 @@ def summary(regions: pd.DataFrame, pixels: int, seeds: int = 1) -> dict[str, Any
     }
 
 
+def at_least(slices: pd.DataFrame, share: "pd.Series[float]") -> dict[str, pd.DataFrame]:
+    """Tumours above each of `SIZES`, with all tumour-free slices: {"above 0.5%": their rows of `slices`}; no size without rows.
+
+    share : of each slice's pixels that its mask has; NaN where it is unknown, and such a tumour is in none
+    """
+    free = slices["label"] == "notumor"
+    parts = {f"above {low:.1%}": slices[free | (share > low)] for low in SIZES[:-1]}
+    return {size: part for size, part in parts.items() if not part.empty}
+
+
 def _summary(part: pd.DataFrame, pixels: int, seeds: int) -> dict[str, Any]:
     if part.empty:
         return {"slices": 0}

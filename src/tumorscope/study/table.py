@@ -15,7 +15,13 @@ from matplotlib.ticker import MaxNLocator
 from tumorscope.api import train
 from tumorscope.data.catalogue import Catalogue
 from tumorscope.errors import DataNotFound, RunMismatch
-from tumorscope.evaluation.evaluate import by_model, comparison_rows, pooled_test, pooled_threshold_intervals
+from tumorscope.evaluation.evaluate import (
+    by_model,
+    comparison_rows,
+    pooled_test,
+    pooled_threshold_intervals,
+    presence_by_size,
+)
 from tumorscope.evaluation.figures import GREY, INK, WIDTH, styled
 from tumorscope.evaluation.intervals import paired_difference
 from tumorscope.evaluation.pages import illustrate, template
@@ -210,10 +216,12 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         known = [one[metric] for one in at if one[metric] is not None]
         line[f"{metric}_at_threshold"] = float(np.mean(known)) if known else None
         line |= dict(zip((f"{metric}_at_threshold_low", f"{metric}_at_threshold_high"), ends[metric], strict=True))
-    regions = [pd.read_csv(run / "regions.csv", dtype=TEXT) for run in runs if (run / "regions.csv").exists()]
-    if regions:
-        pooled = pd.concat([one[one["part"] == "test"] for one in regions], ignore_index=True)
-        line["regions"] = summary(pooled, row.build().input.size ** 2, len(regions))
+    if regional := [run for run in runs if (run / "regions.csv").exists()]:
+        regions = [pooled_test([pd.read_csv(run / "regions.csv", dtype=TEXT)]) for run in regional]
+        tested = [pooled_test([read_predictions(run)]) for run in regional]
+        pixels = row.build().input.size ** 2
+        line["regions"] = summary(pd.concat(regions, ignore_index=True), pixels, len(regions))
+        line["presence_by_size"] = presence_by_size(tested, regions, pixels)
     if enlarged := likeness_of(runs):
         line["likeness"] = enlarged
     line["made"] = _made(runs)
