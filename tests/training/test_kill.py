@@ -71,10 +71,18 @@ def test_an_unfinished_run_is_not_gone_on_with_by_another_network(tmp_path):
     fold = run / "fold-0"
     tensors, header = read_weights(fold / "weights.safetensors")
     others = {name: value.flatten()[:1] for name, value in tensors.items()}
+    predictions = (run / "predictions.csv").read_bytes()
     (run / "predictions.csv").unlink()
     save_weights(fold / "weights.safetensors", others, header)
     with pytest.raises(RunMismatch, match="do not fit the network that everything is now"):
         train(tmp_path, resume=True)
+    # Nor is a further seed trained beside a finished one, which alone stays as it is.
+    (run / "predictions.csv").write_bytes(predictions)
+    with pytest.raises(RunMismatch, match="do not fit the network that everything is now"):
+        train_runs(everything(), tiny_catalogue(tmp_path), "official", [3, 4], runs=tmp_path, workers=1, resume=True)
+    assert train(tmp_path, resume=True) == run
+    assert (run / "predictions.csv").read_bytes() == predictions
+    (run / "predictions.csv").unlink()
     for name in ("weights.safetensors", "predictions.csv"):
         (fold / name).unlink()
     save_weights(fold / "checkpoint.safetensors", {f"network.{name}": one for name, one in others.items()}, {})

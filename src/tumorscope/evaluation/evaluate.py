@@ -1,6 +1,7 @@
 """From predictions to scores.json: every score with its interval, its counts and the memoriser's beside it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tumorscope.errors import DataNotFound
+from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.intervals import bootstrap, paired_difference
 from tumorscope.evaluation.regions import at_least
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row, under
 from tumorscope.evaluation.scores import PROBABILITIES, flat, score, summarise
 from tumorscope.files import write_json
 from tumorscope.protocols import ALL, PROTOCOLS
-from tumorscope.training.runs import read_predictions
+from tumorscope.training.runs import read_predictions, shapes_of
 
 
 def evaluate_run(run: Path) -> dict[str, Any]:
@@ -173,6 +174,8 @@ def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
 
     Recipes come in the order of the runs, the protocols of each from the kindest to the strictest. Where runs are of several
     external sets of one name, the start of the run's data digest stands behind it.
+
+    Raises `RunMismatch` where seeds are of other networks, as runs of one recipe from before and after a change of it are.
     """
     scored = [{**evaluate_run(run), "run": run} for run in runs]
     digests: dict[tuple[str | None, ...], set[str]] = {}
@@ -188,9 +191,23 @@ def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
         if one["test_set"] in several:
             one["test_set"] += f" ({_digests(one['run'])[0][:8]})"
         grouped.setdefault(_key(one), []).append(one)
+    for seeds in grouped.values():
+        _need_one_network([one["run"] for one in seeds])
     recipes, protocols = list(dict.fromkeys(recipe for recipe, *_ in grouped)), list(PROTOCOLS)
     order = sorted(grouped, key=lambda key: (recipes.index(key[0]), protocols.index(key[1])))
     return {key: grouped[key] for key in order}
+
+
+def _need_one_network(seeds: Sequence[Path]) -> None:
+    known = [(run, shapes) for run in seeds if (shapes := shapes_of(run))]
+    for run, shapes in known[1:]:
+        first, others = known[0]
+        if shapes != others:
+            weights = [f"{sum(map(math.prod, one.values())):,}" for one in (others, shapes)]
+            raise RunMismatch(
+                f"{first} and {run} are seeds of one recipe with other networks ({' and '.join(weights)} stored values). "
+                "Train those of the older one again with --overwrite, or leave them out."
+            )
 
 
 def _key(scores: dict[str, Any]) -> Key:

@@ -6,7 +6,7 @@ history, weights, those of a frozen backbone that it has learnt, and (while it t
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +81,8 @@ def train_runs(
             named = sources_sha256 | finder_of(source.finder if source else None)
             facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), **named_device(device)}
             open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
-            _need_one_network(folders[seed], recipe)
             _say_left_out(folders[seed], left_out[seed], report)
+        _need_one_network(folders.values(), recipe)
     labels = _labels(catalogue)
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
@@ -96,14 +96,15 @@ def train_runs(
     return [folders[seed] for seed in seeds]
 
 
-def _need_one_network(run: Path, recipe: Recipe) -> None:
-    """Raise `RunMismatch` where folds of an unfinished run were trained with another network than the others would be."""
-    if (run / "predictions.csv").exists() or recipe.frozen:
+def _need_one_network(seeds: Collection[Path], recipe: Recipe) -> None:
+    """Raise `RunMismatch` where something is left to train and folds that are there were trained with another network."""
+    if recipe.frozen or all((run / "predictions.csv").exists() for run in seeds):
         return
     from tumorscope.training.network import load_network
 
-    for weights in sorted(run.glob("fold-*/weights.safetensors"))[:1]:
-        load_network(weights.parent, recipe)
+    for run in seeds:
+        for weights in sorted(run.glob("fold-*/weights.safetensors"))[:1]:
+            load_network(weights.parent, recipe)
 
 
 def _say_left_out(run: Path, folds: list[list[dict[str, Any]]], report: Report) -> None:
@@ -256,6 +257,19 @@ def facts_of(run: Path, catalogue: Catalogue) -> dict[str, Any]:
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
     """predictions.csv of a run folder; ids stay text."""
     return pd.read_csv(Path(run) / "predictions.csv", dtype=TEXT, keep_default_na=False)
+
+
+def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every stored weight of a run's network by name, from its first fold; empty where none is kept or it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(run.glob("fold-*/weights.safetensors"))[:1]:
+        try:
+            with safe_open(file, framework="np") as stored:
+                return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        except SafetensorError:
+            break
+    return {}
 
 
 def _labels(catalogue: Catalogue) -> np.ndarray:
