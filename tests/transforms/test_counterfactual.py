@@ -89,6 +89,27 @@ def test_a_removed_tumour_is_gone_and_pixels_beyond_the_seam_stay(seed):
         assert float((unlike(cleared[row], images[row]) * (1 - widened(masks[row : row + 1], 4)[0])).sum()) == 0
 
 
+@pytest.mark.parametrize(("height", "gone"), [(18, True), (31.5, False)], ids=["above the middle", "in the middle"])
+def test_a_tumour_across_the_middle_is_removed_where_other_tissue_is_found_for_it(height, gone):
+    """A disc in both hemispheres. Tissue from further down replaces one above; for one in the middle none is found."""
+    images, masks = heads(1), torch.zeros(1, 1, SIDE, SIDE)
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    disc = (x - 31.5) ** 2 + (y - height) ** 2 < 6**2
+    masks[0, 0, disc] = 1
+    images[0, 0, disc] = 200
+    labels = torch.tensor([GLIOMA])
+    plan = draw_counterfactual(Augment(remove=1), labels, torch.tensor([True]), torch.Generator().manual_seed(0))
+    cleared, inside, named = apply_counterfactual(images, masks, labels, plan)
+    if gone:
+        assert named.tolist() == [NOTUMOR]
+        assert not inside.any()
+        assert float(cleared[0, 0, disc].max()) < 125
+    else:
+        assert torch.equal(cleared, images)
+        assert torch.equal(inside, masks)
+        assert torch.equal(named, labels)
+
+
 @given(seed=st.integers(0, 300))
 @settings(max_examples=40, deadline=None)
 def test_a_seam_changes_no_label_and_no_mask_and_carries_no_tumour(seed):

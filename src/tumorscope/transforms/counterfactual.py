@@ -18,7 +18,7 @@ NOTUMOR = INDEX["notumor"]
 PASTE, REMOVE, SEAM = 1, 2, 3
 #: Head: brighter than this share of white after a blur. Ring around a region for matching, and soft edge, in shares of a side.
 HEAD, RING, EDGE = 0.06, 0.04, 0.02
-#: Least pixels of a region, and share of tumour-free tissue from inside the head with which the other hemisphere is taken.
+#: Least pixels of a region, and least share of a removed one that tumour-free tissue from inside the head takes the place of.
 LEAST, WITHIN = 4, 0.9
 #: Limits of the gain that matches tissue to its new surroundings.
 GAIN = (0.4, 2.5)
@@ -80,10 +80,10 @@ def apply_counterfactual(
     if not len(changed):
         return images, masks, labels
     head = _head(images)
-    tissue, region = _tissue_and_region(images, masks, head, drawn, changed)
+    tissue, region, sound = _tissue_and_region(images, masks, head, drawn, changed)
     pasted = (drawn.kind[changed] == PASTE)[:, None, None, None]
     ours, inside = images[changed], head[changed]
-    room = _room(region, inside, drawn.kind[changed])
+    room = _room(region, inside, drawn.kind[changed], sound)
     laid = _lay(ours, tissue, region, inside)
     images, masks, labels = images.clone(), masks.clone(), labels.clone()
     images[changed] = torch.where(room[:, None, None, None], laid, ours)
@@ -112,8 +112,8 @@ def _head(images: Tensor) -> Tensor:
 
 def _tissue_and_region(
     images: Tensor, masks: Tensor, head: Tensor, drawn: Counterfactual, rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Tissue to be laid in and the region that it fills, each (k, 1, s, s), for the `rows` that change."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For the `rows` that change: tissue to be laid in, the region that it fills, (k, 1, s, s) each, `_replacement`'s share."""
     kind, donor = drawn.kind[rows], drawn.donor[rows]
     removed = (kind == REMOVE)[:, None, None, None]
     target = _chosen(head[rows], drawn.place[rows])
@@ -131,11 +131,14 @@ def _tissue_and_region(
     width = _odd(4 * EDGE * images.shape[2] + 2)
     region = torch.where(other, region * (1 - _widened(tumours, width)), region)
     region = torch.where(removed, region, region * head[rows])
-    return torch.where(removed, _replacement(images[rows], masks[rows], head[rows]), tissue), region
+    replacement, sound = _replacement(images[rows], masks[rows], head[rows])
+    return torch.where(removed, replacement, tissue), region, sound
 
 
-def _replacement(images: Tensor, masks: Tensor, head: Tensor) -> Tensor:
-    """Tissue for the place of a tumour: the other hemisphere's, or a shifted place's where the tumour crosses the middle."""
+def _replacement(images: Tensor, masks: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+    """Tissue for the place of a tumour, (k, 1, s, s): the other hemisphere's, or a shifted place's where the tumour crosses the
+    middle; and the share of the place, (k,), that is tumour-free and of the head there.
+    """
     size = images.shape[2]
     # The head's own middle, not the slice's.
     middle = _centre(head)[:, 0]
@@ -150,15 +153,16 @@ def _replacement(images: Tensor, masks: Tensor, head: Tensor) -> Tensor:
     options = [(_sampled(images, one), _sampled(head, one) * (1 - _sampled(masks, one))) for one in (mirrored, shifted)]
     area = masks.sum(dim=(1, 2, 3)).clamp_min(1)
     fits = [(free * masks).sum(dim=(1, 2, 3)) / area for _, free in options]
-    first = (fits[0] >= torch.minimum(fits[1], torch.tensor(WITHIN)))[:, None, None, None]
-    return torch.where(first, options[0][0], options[1][0])
+    first = fits[0] >= torch.minimum(fits[1], torch.tensor(WITHIN))
+    tissue = torch.where(first[:, None, None, None], options[0][0], options[1][0])
+    return tissue, torch.where(first, fits[0], fits[1])
 
 
-def _room(region: Tensor, head: Tensor, kind: Tensor) -> Tensor:
-    """Bool (k,): whether the region is large enough, and a removed one lies in the head."""
+def _room(region: Tensor, head: Tensor, kind: Tensor, sound: Tensor) -> Tensor:
+    """Bool (k,): whether the region is large enough, and a removed one lies in the head and is not filled with tumour again."""
     area = region.sum(dim=(1, 2, 3))
     inside = (region * head).sum(dim=(1, 2, 3)) / area.clamp_min(1)
-    return (area >= LEAST) & ((kind != REMOVE) | (inside >= 0.5))
+    return (area >= LEAST) & ((kind != REMOVE) | (inside >= 0.5) & (sound >= WITHIN))
 
 
 def _lay(images: Tensor, tissue: Tensor, region: Tensor, head: Tensor) -> Tensor:
