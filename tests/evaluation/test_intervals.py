@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation import intervals
-from tumorscope.evaluation.intervals import HEADLINE, bootstrap, bootstrap_means, groups_of, paired_difference
+from tumorscope.evaluation.intervals import (
+    HEADLINE,
+    bootstrap,
+    bootstrap_means,
+    bootstrap_over_seeds,
+    groups_of,
+    paired_difference,
+)
 from tumorscope.evaluation.scores import flat, score
 from tumorscope.labels import CLASSES
 
@@ -51,6 +58,28 @@ def test_equals_a_literal_resampling_of_rows():
     for metric in EVERY:
         values = [one[metric] for one in literal if one[metric] is not None]
         assert found[metric] == pytest.approx(tuple(np.quantile(values, [0.05, 0.95]))), metric
+
+
+def test_over_seeds_it_equals_a_literal_resampling_of_every_seed_by_itself():
+    """The second seed has the slices in another order. The third is sure that none has a tumour, and would mix up their order."""
+    truth = random_predictions(24, seed=1).assign(patient=[f"P{i % 7}" for i in range(24)])
+    others = [random_predictions(24, seed=other)[[f"p_{name}" for name in CLASSES]] for other in (8, 9)]
+    sure = others[1] / 10
+    sure["p_notumor"] += 0.9
+    second = truth.assign(**others[0]).iloc[::-1]
+    seeds = [truth, second, truth.assign(**sure)]
+    names = pd.unique(truth["patient"])
+    drawn = np.random.default_rng(3).integers(7, size=(40, 7))
+    found = bootstrap_over_seeds(seeds, EVERY, n=40, seed=3, level=0.9)
+    for metric in EVERY:
+        literal = []
+        for draw in drawn:
+            parts = [pd.concat([one[one["patient"] == names[g]] for g in draw]) for one in seeds]
+            literal.append([flat(score(part))[metric] for part in parts])
+        values = [np.mean(of_seeds) for of_seeds in literal if None not in of_seeds]
+        assert found[metric] == pytest.approx(tuple(np.quantile(values, [0.05, 0.95]))), metric
+    pooled = bootstrap(pd.concat(seeds), metrics=("presence_auc",), n=40, seed=3, level=0.9)["presence_auc"]
+    assert pooled[1] < found["presence_auc"][1]
 
 
 def test_intervals_of_means_equal_a_literal_resampling_of_rows():

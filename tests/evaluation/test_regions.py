@@ -37,7 +37,8 @@ def test_presence_by_size_by_hand():
     """Two seeds of the same slices of 100 pixels: tumours of 3 and 1 in two patients each, one without a mask, two tumour-free.
 
     Chances of tumour-free slices are 0.2 and 0.6. Above 1.5 % stay the tumours of 3: seed 0 has 0.9 and 0.8, area 1; seed 1
-    has 0.9 and 0.4, which beats one of the two: (1 + 1/2) / 2. The one of 0.1 without a mask would lower every size.
+    has 0.9 and 0.4, which beats one of the two: (1 + 1/2) / 2. The one of 0.1 without a mask would lower every size. All of
+    seed 1 are halved, which changes no order within it, and would among the rows of both.
     """
     paths = ["a3", "a1", "b3", "b1", "unknown", "free", "also free"]
     regions = pd.DataFrame({"path": paths, "mask_pixels": [3, 1, 3, 1, np.nan, 0, 0]}).iloc[::-1]
@@ -45,7 +46,8 @@ def test_presence_by_size_by_hand():
     patients = ["a", "a", "b", "b", "b", "a", "b"]
     seeds = []
     for chances in ([0.9, 0.1, 0.8, 0.5, 0.1, 0.2, 0.6], [0.9, 0.1, 0.4, 0.5, 0.1, 0.2, 0.6]):
-        answers = {"p_glioma": chances, "p_meningioma": 0.0, "p_notumor": 1 - np.array(chances), "p_pituitary": 0.0}
+        told = np.array(chances) / (len(seeds) + 1)
+        answers = {"p_glioma": told, "p_meningioma": 0.0, "p_notumor": 1 - told, "p_pituitary": 0.0}
         seeds.append(pd.DataFrame({"path": paths, "label": labels, "patient": patients, "source": "", **answers}))
     found = presence_by_size(seeds, [regions, regions], 100)
     assert found["above 1.5%"]["tumours"] == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tumorscope.errors import DataNotFound, RunMismatch
-from tumorscope.evaluation.intervals import bootstrap, paired_difference
+from tumorscope.evaluation.intervals import bootstrap, bootstrap_over_seeds, paired_difference
 from tumorscope.evaluation.regions import at_least
 from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row, under
 from tumorscope.evaluation.scores import PROBABILITIES, flat, score, summarise
@@ -103,7 +103,7 @@ def presence_by_size(tested: Sequence[pd.DataFrame], regions: Sequence[pd.DataFr
     for size in seeds[0]:
         parts = [one[size] for one in seeds]
         auc = summarise([score(part) for part in parts])["presence_auc"]
-        ends = bootstrap(pd.concat(parts, ignore_index=True), metrics=["presence_auc"])["presence_auc"]
+        ends = bootstrap_over_seeds(parts, ["presence_auc"])["presence_auc"]
         tumours = int((parts[0]["label"] != "notumor").sum())
         low_and_high = dict(zip(("auc_low", "auc_high"), ends, strict=True))
         found[size] = {"tumours": tumours, "auc": auc["mean"], "auc_sd": auc["sd"], **low_and_high}
@@ -250,8 +250,8 @@ def pooled_intervals(several: Sequence[dict[str, Any]], part: str) -> dict[str, 
     if len(several) == 1:
         found: dict[str, Interval] = several[0][part]["intervals"]
         return found
-    pooled = pd.concat([read_predictions(one["run"]) for one in several], ignore_index=True)
-    return bootstrap(pooled[pooled["part"] == part])
+    tables = [read_predictions(one["run"]) for one in several]
+    return bootstrap_over_seeds([table[table["part"] == part] for table in tables])
 
 
 def differences(scored: Scored) -> list[Row]:

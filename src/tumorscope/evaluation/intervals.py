@@ -65,15 +65,25 @@ def bootstrap(
 
     Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
     """
-    _check(metrics, n, level)
-    codes, count = _coded(groups_of(predictions) if groups is None else groups)
-    if len(codes) != len(predictions):
-        raise InputRejected("groups", len(codes), f"one a row is needed: {len(predictions)}", "Use groups_of.")
-    if count < 2:
-        return dict.fromkeys(metrics, (np.nan, np.nan))
-    scores = _scorer(predictions, codes, count, metrics)
-    blocks = [scores(weights) for weights in _draws(count, len(codes), n, seed)]
-    return {metric: _percentiles(np.concatenate([block[metric] for block in blocks]), level) for metric in metrics}
+    groups = groups_of(predictions) if groups is None else groups
+    if len(groups) != len(predictions):
+        raise InputRejected("groups", len(groups), f"one a row is needed: {len(predictions)}", "Use groups_of.")
+    return _resampled([predictions], [groups], metrics, n, seed, level)
+
+
+def bootstrap_over_seeds(
+    tables: Sequence[pd.DataFrame],
+    metrics: Sequence[str] = HEADLINE,
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Intervals as those of `bootstrap` around the mean of each score over `tables`: predictions of the same slices, one a seed.
+
+    A group is drawn with all its predictions. Every seed is scored by itself: networks differ in the scale of their
+    probabilities, so that an AUC over the rows of all is below the mean of theirs.
+    """
+    return _resampled(tables, [groups_of(table) for table in tables], metrics, n, seed, level)
 
 
 def bootstrap_means(
@@ -138,6 +148,30 @@ def _check(metrics: Sequence[str], n: int, level: float) -> None:
         raise InputRejected("metric", ", ".join(unknown), f"known are {', '.join(known)}", "Choose among them.")
     if n < 1 or not 0 < level < 1:
         raise InputRejected("bootstrap", f"n={n}, level={level}", "n >= 1 and 0 < level < 1", "Try 2000 and 0.95.")
+
+
+def _resampled(
+    tables: Sequence[pd.DataFrame],
+    groups: Sequence[Sequence[str] | NDArray[np.object_]],
+    metrics: Sequence[str],
+    n: int,
+    seed: int,
+    level: float,
+) -> dict[str, tuple[float, float]]:
+    """Intervals of the mean over tables; groups : of every table's rows."""
+    _check(metrics, n, level)
+    codes, count = _coded(np.concatenate([np.asarray(one, dtype=object) for one in groups]))
+    if count < 2:
+        return dict.fromkeys(metrics, (np.nan, np.nan))
+    ends = np.cumsum([len(one) for one in groups])[:-1]
+    scorers = [_scorer(table, mine, count, metrics) for table, mine in zip(tables, np.split(codes, ends), strict=True)]
+    blocks = [[scores(weights) for scores in scorers] for weights in _draws(count, max(map(len, groups)), n, seed)]
+    return {
+        metric: _percentiles(
+            np.concatenate([np.mean([one[metric] for one in block], axis=0) for block in blocks]), level
+        )
+        for metric in metrics
+    }
 
 
 def _coded(groups: Sequence[str] | NDArray[np.object_]) -> tuple[Ints, int]:
