@@ -1,12 +1,16 @@
 """Scores of several runs: what counts as seeds of one model, and what is compared with what."""
 
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 from tests.evaluation.made_runs import made_run
 from tests.training.tiny_set import tiny_catalogue
 
 from tumorscope.cli.evaluate import belonging
-from tumorscope.errors import DataNotFound
+from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.assemble import left_apart
 from tumorscope.evaluation.evaluate import by_model, comparison_rows, differences, leak_notes, why_unscored
 from tumorscope.evaluation.report import in_words
@@ -53,6 +57,35 @@ def test_two_external_test_sets_of_one_recipe_are_apart_and_seeds_of_one_set_tog
     start, end = "Under the external protocol the share of", "test slices of {} named correctly is"
     assert any(f"{start} 8 {end.format('a')} 87.5\xa0% for baseline_cnn and 50.0\xa0%" in one for one in words)
     assert any(f"{start} 4 {end.format('b')} 50.0\xa0% for baseline_cnn (one seed)" in one for one in words)
+
+
+def test_runs_of_another_network_recipe_or_set_or_of_the_same_seed_are_no_further_seeds(tmp_path):
+    """Weights of 2 * 3 and of 2 * 4 values; runs whose weights are not there or damaged count, as those of before do."""
+    tested = slices("", 4)
+    runs = [made_run(tmp_path, "baseline_cnn", "official", tested, seed=seed) for seed in range(5)]
+    for run, columns in zip(runs[1:4], (3, 4, 3), strict=True):
+        (run / "fold-0").mkdir()
+        save_file({"head": np.zeros((2, columns), np.float32)}, run / "fold-0" / "weights.safetensors")
+    (runs[4] / "fold-0").mkdir()
+    (runs[4] / "fold-0" / "weights.safetensors").write_bytes(b"damaged")
+    ((_, seeds),) = by_model([runs[0], runs[1], runs[3], runs[4]]).items()
+    assert [one["run"] for one in seeds] == [runs[0], runs[1], runs[3], runs[4]]
+    with pytest.raises(RunMismatch, match=r"own-s1 and .*own-s2 are of another network, and would count as seeds"):
+        by_model(runs)
+    again = made_run(tmp_path / "again", "baseline_cnn", "official", tested)
+    with pytest.raises(RunMismatch, match=r"are both of seed 0"):
+        by_model([runs[0], again])
+    titled, other = (
+        made_run(tmp_path / name, "baseline_cnn", "official", tested, seed=7 + place, data={"name": "", "digest": name})
+        for place, name in enumerate("01")
+    )
+    for run, change in ((titled, {"title": "Other"}), (other, {"loss": {"name": "focal"}})):
+        environment = json.loads((run / "environment.json").read_text())
+        environment["recipe"] |= change
+        (run / "environment.json").write_text(json.dumps(environment))
+    assert len(by_model([runs[0], titled])) == 1
+    with pytest.raises(RunMismatch, match="are of another recipe and data"):
+        by_model([runs[0], titled, other])
 
 
 def test_two_external_sets_of_one_file_name_are_told_apart_by_the_digest(tmp_path):

@@ -80,6 +80,7 @@ def test_an_unfinished_run_is_not_gone_on_with_by_another_network(tmp_path):
     (run / "predictions.csv").write_bytes(predictions)
     with pytest.raises(RunMismatch, match="do not fit the network that everything is now"):
         train_runs(everything(), tiny_catalogue(tmp_path), "official", [3, 4], runs=tmp_path, workers=1, resume=True)
+    assert [folder.name for folder in tmp_path.glob("*-s4")] == []
     assert train(tmp_path, resume=True) == run
     assert (run / "predictions.csv").read_bytes() == predictions
     (run / "predictions.csv").unlink()

@@ -1,7 +1,6 @@
 """From predictions to scores.json: every score with its interval, its counts and the memoriser's beside it."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tumorscope.config import Recipe
 from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.intervals import bootstrap, bootstrap_over_seeds, paired_difference
 from tumorscope.evaluation.regions import at_least
@@ -175,7 +175,8 @@ def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
     Recipes come in the order of the runs, the protocols of each from the kindest to the strictest. Where runs are of several
     external sets of one name, the start of the run's data digest stands behind it.
 
-    Raises `RunMismatch` where seeds are of other networks, as runs of one recipe from before and after a change of it are.
+    Raises `RunMismatch` where runs of one key are no seeds of one model: of other recipes, data or networks (of one recipe from
+    before and after a change), or of the same seed.
     """
     scored = [{**evaluate_run(run), "run": run} for run in runs]
     digests: dict[tuple[str | None, ...], set[str]] = {}
@@ -192,22 +193,28 @@ def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
             one["test_set"] += f" ({_digests(one['run'])[0][:8]})"
         grouped.setdefault(_key(one), []).append(one)
     for seeds in grouped.values():
-        _need_one_network([one["run"] for one in seeds])
+        _need_one_model(seeds)
     recipes, protocols = list(dict.fromkeys(recipe for recipe, *_ in grouped)), list(PROTOCOLS)
     order = sorted(grouped, key=lambda key: (recipes.index(key[0]), protocols.index(key[1])))
     return {key: grouped[key] for key in order}
 
 
-def _need_one_network(seeds: Sequence[Path]) -> None:
-    known = [(run, shapes) for run in seeds if (shapes := shapes_of(run))]
-    for run, shapes in known[1:]:
-        first, others = known[0]
-        if shapes != others:
-            weights = [f"{sum(map(math.prod, one.values())):,}" for one in (others, shapes)]
-            raise RunMismatch(
-                f"{first} and {run} are seeds of one recipe with other networks ({' and '.join(weights)} stored values). "
-                "Train those of the older one again with --overwrite, or leave them out."
-            )
+def _need_one_model(seeds: Sequence[dict[str, Any]]) -> None:
+    """Raise `RunMismatch` where runs that would be averaged are more than seeds of one model apart."""
+    told: list[tuple[Path, dict[str, Any]]] = []
+    for one in seeds:
+        run, stored = one["run"], json.loads((one["run"] / "environment.json").read_text())
+        recipe = Recipe.model_validate(stored["recipe"]).model_dump(exclude={"title"})
+        facts = {"recipe": recipe, "data": stored["data"]["digest"], "network": shapes_of(run)}
+        for other, known in told:
+            unlike = [name for name in facts if facts[name] and known[name] and facts[name] != known[name]]
+            if unlike or one["seed"] == known["seed"]:
+                why = f"are of another {' and '.join(unlike)}" if unlike else f"are both of seed {one['seed']}"
+                raise RunMismatch(
+                    f"{other} and {run} {why}, and would count as seeds of one model. Leave one out, give one another name, "
+                    "or train the older one again with --overwrite."
+                )
+        told.append((run, {**facts, "seed": one["seed"]}))
 
 
 def _key(scores: dict[str, Any]) -> Key:

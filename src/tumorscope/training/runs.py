@@ -6,7 +6,7 @@ history, weights, those of a frozen backbone that it has learnt, and (while it t
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,14 +75,17 @@ def train_runs(
     masks_from = "" if inside is None else "figshare" if figshare_of(recipe, catalogue) else "data"
     sources_sha256 = made_of(recipe, inside)
     with _first_before_the_others(device) as first:
-        for seed, made in splits.items() if first else ():
+        # Those that are there first: one that does not fit is refused before a folder is made for another.
+        for seed in sorted(splits, key=lambda seed: not folders[seed].exists()) if first else ():
+            made = splits[seed]
             identity = identity_of(recipe, catalogue, protocol, seed, made)
             source = sources[seed]
             named = sources_sha256 | finder_of(source.finder if source else None)
             facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), **named_device(device)}
             open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
+            if not all((folder / "predictions.csv").exists() for folder in folders.values()):
+                _need_this_network(folders[seed], recipe)
             _say_left_out(folders[seed], left_out[seed], report)
-        _need_one_network(folders.values(), recipe)
     labels = _labels(catalogue)
     jobs = [
         Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
@@ -96,15 +99,20 @@ def train_runs(
     return [folders[seed] for seed in seeds]
 
 
-def _need_one_network(seeds: Collection[Path], recipe: Recipe) -> None:
-    """Raise `RunMismatch` where something is left to train and folds that are there were trained with another network."""
-    if recipe.frozen or all((run / "predictions.csv").exists() for run in seeds):
+def _need_this_network(run: Path, recipe: Recipe) -> None:
+    """Raise `RunMismatch` where folds of a run, which others are to be trained beside, are of another network than those."""
+    there = shapes_of(run)
+    if recipe.frozen or not there:
         return
-    from tumorscope.training.network import load_network
+    from tumorscope.models.registry import drawn_at_random
+    from tumorscope.training.network import SliceNetwork
 
-    for run in seeds:
-        for weights in sorted(run.glob("fold-*/weights.safetensors"))[:1]:
-            load_network(weights.parent, recipe)
+    network = SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)}))
+    if there != {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}:
+        raise RunMismatch(
+            f"{run}: its weights do not fit the network that {recipe.name} is now, so that nothing is trained beside them. "
+            "Train it again with --overwrite, or under another --name."
+        )
 
 
 def _say_left_out(run: Path, folds: list[list[dict[str, Any]]], report: Report) -> None:
