@@ -61,7 +61,6 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "lite, look, between, 30 epochs, file": {**LITE, **LOOK, **BETWEEN, **FILE, "training.epochs": 30},
     "lite, look, between, 14 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14},
     "lite, look, between, 14 epochs, 160": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14, "input.size": 160},
-    "96": {"training.epochs": 10, "input.size": 96},
 }
 
 

@@ -31,7 +31,7 @@ from tumorscope.labels import INDEX
 from tumorscope.training.identity import environment
 from tumorscope.training.loop import predict
 from tumorscope.training.network import load_network
-from tumorscope.training.runs import masks_of, read_predictions
+from tumorscope.training.runs import facts_of, masks_of, read_predictions
 
 RESULT = Path(__file__).parent / "results" / "seam.json"
 CHANGES = {"seam": Augment(seam=1.0), "paste": Augment(paste=1.0), "remove": Augment(remove=1.0)}
@@ -55,6 +55,9 @@ def main() -> None:
 def asked(run: Path, catalogue: Catalogue) -> pd.DataFrame:
     """A row a changed slice: change, path, label, patient, picture and the probability of any tumour before and after."""
     recipe = ts.load_recipe(run / "recipe.toml")
+    facts_of(run, catalogue)
+    if recipe.pixels_of_fold:
+        raise SystemExit(f"{run}: its slices are made for each fold; give a run on slices as they are.")
     images, masks = input_pixels(catalogue, recipe.input), np.load(masks_of(recipe, catalogue), mmap_mode="r")
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
     table = read_predictions(run)

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
+from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 from tests.evaluation.made_runs import made_run
 from tests.inference.test_reading import dicom
@@ -467,6 +468,10 @@ def test_runs_that_do_not_belong_together_are_refused(made, tmp_path):
     (other / "environment.json").write_text(json.dumps(facts))
     with pytest.raises(RunMismatch, match="another recipe"):
         export_run(runs["all"], [other], catalogue, tmp_path / "p")
+    older = shutil.copytree(runs["patient-cv"], tmp_path / "older")
+    save_file({"stem": np.zeros(3, np.float32)}, older / "fold-0" / "weights.safetensors")
+    with pytest.raises(RunMismatch, match="another network than"):
+        export_run(runs["all"], [older], catalogue, tmp_path / "p")
     renamed = replace(
         catalogue, table=catalogue.table.assign(patient=[f"p{n // 9}" for n in range(len(catalogue.table))])
     )
@@ -1012,6 +1017,12 @@ def test_a_region_is_scored_at_the_slices_own_size():
     no_mask = pytest.approx({**unknown, "pixels": 1536, "region_pixels": 3}, nan_ok=True)
     assert _region(one, OneFile(b""), "", []) == no_mask
     assert _region(Finding("a.png", "refused"), OneFile(b""), "", []) == pytest.approx(unknown, nan_ok=True)
+    damaged: list[str] = []
+    assert _region(one, OneFile(encoded(mask.T)), "mask.png", damaged) == no_mask  # it lies across the slice
+    assert damaged == [
+        "mask.png: this mask was not used. mask.png: 16 x 24 pixels; its slice's proportions, of 48 x 32. "
+        "Turn it as the slice lies."
+    ]
 
 
 def test_a_mask_is_turned_as_its_dicom_slice_was():

@@ -1,6 +1,7 @@
 """The study: every row is a recipe that builds; the table is kept, goes on, and is drawn."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tumorscope.models.backbones import make_features
 from tumorscope.study.rows import Row, all_rows, chosen_rows
 from tumorscope.study.table import _line, likeness_of, run_study, write_study
 from tumorscope.training.checkpoint import save_weights
+from tumorscope.training.runs import read_regions
 
 
 @pytest.mark.parametrize("row", all_rows(), ids=lambda row: row.name)
@@ -190,6 +192,14 @@ def test_what_a_line_holds_is_not_lost_to_a_smaller_call(tmp_path):
     again = scored(tmp_path, ["two"], ["official"], overwrite=True)[1]
     assert again["seeds"] == 1
     assert "against" not in again
+    # What it holds of a network that the row no longer has is not kept.
+    file = tmp_path / "out" / "study.json"
+    kept = json.loads(file.read_text())
+    assert kept["rows"][1]["stored_values"] == two["stored_values"] > 1000
+    kept["rows"][1] = two | {"stored_values": 1000}
+    file.write_text(json.dumps(kept))
+    newer = scored(tmp_path, ["two"], ["official"])[1]
+    assert (newer["seeds"], "against" in newer, newer["stored_values"]) == (1, False, two["stored_values"])
 
 
 @pytest.mark.slow
@@ -283,6 +293,11 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     regions.loc[regions["label"] == "notumor", ["dice", "pointed"]] = None
     regions.to_csv(runs[0] / "regions.csv", index=False)
     found = _line(Row("region_unet", "U-Net", "region_unet", {}), runs)
+    # Text as in predictions.csv: "NA" is a patient, and no missing one.
+    named = read_regions(runs[0]).assign(patient="NA")
+    named.to_csv(runs[0] / "regions.csv", index=False)
+    assert set(read_regions(runs[0])["patient"]) == {"NA"}
+    assert read_regions(runs[0])["dice"].tolist() == pytest.approx([1, 1, math.nan, 1], nan_ok=True)
     assert (found["seeds"], found["regions"]["all"]["slices"]) == (2, 3)
     # 64 pixels of 64x64, 1.6 %; the run calls all four what they are.
     assert {size: one["tumours"] for size, one in found["presence_by_size"].items()} == {

@@ -16,7 +16,7 @@ from tumorscope.api import train
 from tumorscope.config import load_recipe
 from tumorscope.data.cache import pixels
 from tumorscope.data.catalogue import load_catalogue
-from tumorscope.data.masks import INSIDE, masks, tumour_of
+from tumorscope.data.masks import INSIDE, UNKNOWN, masks, need_proportions, tumour_of
 from tumorscope.data.phantom.archive import write_phantom
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError
 from tumorscope.evaluation.augmentation import augmentation_page
@@ -86,6 +86,46 @@ def test_a_mask_of_any_depth_is_what_lies_above_half_of_its_largest_value(kind, 
     np.testing.assert_array_equal(np.load(masks(catalogue, 40))[0] == INSIDE, LEVELS > 0.5)
     found = Finding("a", "accepted", heat=np.zeros((40, 40), np.uint8), highest=np.ones((40, 40), bool))
     assert _region(found, catalogue.source(), "masks/a.tif", [])["mask_pixels"] == 400
+
+
+def test_a_black_mask_says_nothing_of_its_tumour_and_one_that_lies_across_is_refused(tmp_path, monkeypatch):
+    """Two tumours of 80 x 60 pixels, one with a mask of half its size and one without a white pixel."""
+    monkeypatch.setenv("TUMORSCOPE_HOME", str(tmp_path / "home"))
+    for name in ("glioma", "masks"):
+        (tmp_path / name).mkdir()
+    for name, mask in (("a", LEVELS[:30] > 0.5), ("b", np.zeros((30, 40)))):
+        (tmp_path / "glioma" / f"{name}.png").write_bytes(
+            mask_file("8 bit", np.kron(LEVELS[:30], np.ones((2, 2))) + (name == "b") / 20)
+        )
+        (tmp_path / "masks" / f"{name}.png").write_bytes(mask_file("8 bit", mask))
+    (tmp_path / "metadata.csv").write_text("path,mask\nglioma/a.png,masks/a.png\nglioma/b.png,masks/b.png\n")
+    known, black = np.load(masks(load_catalogue(tmp_path), 20))
+    assert 0 < (known == INSIDE).sum() < 400
+    assert (black == UNKNOWN).all()
+    (tmp_path / "masks" / "b.png").write_bytes(mask_file("8 bit", LEVELS[:, :30]))
+    with pytest.raises(
+        InputRejected, match=r"masks/b\.png: 30 x 40 pixels; its slice's proportions, of 80 x 60\. Turn it"
+    ):
+        masks(load_catalogue(tmp_path), 20)
+
+
+@pytest.mark.parametrize(
+    ("mask", "shape", "fits"),
+    [
+        ((300, 200), (150, 100), True),
+        ((151, 100), (301, 200), True),
+        ((75, 51), (301, 200), False),
+        ((100, 150), (150, 100), False),
+    ],
+)
+def test_proportions_are_the_same_but_for_rounding(mask, shape, fits):
+    """151 x 100 is 301 x 200 halved and rounded up; 75 x 51 would be 294 x 200."""
+    for one, other in ((mask, shape), (mask[::-1], shape[::-1])):
+        if fits:
+            need_proportions("mask", one, other)
+        else:
+            with pytest.raises(InputRejected, match="proportions"):
+                need_proportions("mask", one, other)
 
 
 def test_a_mask_is_known_by_its_bytes_and_refused_when_they_change(phantom, tmp_path, monkeypatch):

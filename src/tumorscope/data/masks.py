@@ -24,10 +24,11 @@ SMALL, CONFIRM = 32, 128
 
 
 def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | None = None) -> Path:
-    """File of uint8 (n, size, size): 0 outside, 255 inside; all 128 for a tumour slice whose mask nobody knows.
+    """File of uint8 (n, size, size): 0 outside, 255 inside; all 128 for a tumour whose mask nobody knows or shows nothing.
 
     figshare : the figshare set, for data that name no mask. Raises `DataNotFound` where the set, of joined ones the first,
-    has tumours and no mask of any is known, `InputRejected` where a mask has changed since the data were catalogued.
+    has tumours and no mask of any is known, `InputRejected` where a mask has changed since the data were catalogued, or has
+    other proportions than its slice.
     """
     file = _file(catalogue, size, crop, figshare)
     tumours = np.flatnonzero(catalogue.sets[0].table["label"] != "notumor")
@@ -42,7 +43,9 @@ def masks(catalogue: Catalogue, size: int, crop: str = "none", figshare: Path | 
 
 def _file(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> Path:
     known = fingerprint(open_source(figshare)) if figshare else ""
-    view = f"{size}-{crop}-{known}-{catalogue.digest}-{list(catalogue.table['mask_sha256'])}"
+    # Rules that name masks and classes can change with the version, and the data's digest does not.
+    told = [list(catalogue.table[column]) for column in ("mask_sha256", "label")]
+    view = f"{size}-{crop}-{known}-{catalogue.digest}-{told}"
     file = catalogue.folder / f"masks-{hashlib.sha256(view.encode()).hexdigest()[:16]}.npy"
     if not file.exists():
         made = _made(catalogue, size, crop, figshare)
@@ -60,7 +63,14 @@ def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> 
     named = (table["mask"] != "").to_numpy() & ~free
     if named.any():
         source, names, digests = catalogue.source(), table["mask"], table["mask_sha256"]
-        _fill(array, np.flatnonzero(named), catalogue, crop, lambda row: _read(source, names[row], digests[row]))
+        shapes = table[["height", "width"]].to_numpy()
+        _fill(
+            array,
+            np.flatnonzero(named),
+            catalogue,
+            crop,
+            lambda row: _read(source, names[row], digests[row], shapes[row]),
+        )
     elif figshare is not None:
         from tumorscope.audit.patients import link, mask_of, read_figshare
 
@@ -73,12 +83,26 @@ def _made(catalogue: Catalogue, size: int, crop: str, figshare: Path | None) -> 
     return array
 
 
-def _read(source: Source, name: str, sha256: str) -> np.ndarray:
-    """The mask of that name, uint8 (h, w), with the bytes that it was catalogued with."""
+def _read(source: Source, name: str, sha256: str, shape: np.ndarray) -> np.ndarray:
+    """The mask of that name, uint8 (h, w), with the bytes that it was catalogued with. shape : its slice's rows and columns"""
     content = source.read(name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputRejected(name, "other bytes", "changed since it was catalogued", "Import it again.")
-    return np.where(tumour_of(decode_mask(content)), INSIDE, OUTSIDE).astype(np.uint8)
+    mask = decode_mask(content)
+    need_proportions(name, mask.shape, tuple(shape))
+    return np.where(tumour_of(mask), INSIDE, OUTSIDE).astype(np.uint8)
+
+
+def need_proportions(name: str, mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise `InputRejected` where a mask, rows and columns, has other proportions than its slice, `shape`, but for rounding."""
+    (rows, columns), (high, wide) = mask, shape
+    if 2 * abs(rows * wide - columns * high) > max(rows + columns, high + wide):  # both sides rounded by half a pixel
+        raise InputRejected(
+            name,
+            f"{columns} x {rows} pixels",
+            f"its slice's proportions, of {wide} x {high}",
+            "Turn it as the slice lies.",
+        )
 
 
 def tumour_of(values: np.ndarray) -> np.ndarray:
@@ -95,5 +119,6 @@ def _fill(
         if crop == "head":
             mask = crop_like(mask, decode(source.read(catalogue.table["path"][row])).grey)
         share = shrink(mask, size)
-        # Half covered is inside; of a region smaller than a pixel the most covered one is.
-        array[row] = np.where(share >= min(INSIDE // 2 + 1, max(1, share.max())), INSIDE, OUTSIDE)
+        if share.any():
+            # Half covered is inside; of a region smaller than a pixel the most covered one is.
+            array[row] = np.where(share >= min(INSIDE // 2 + 1, share.max()), INSIDE, OUTSIDE)

@@ -16,7 +16,7 @@ from tumorscope.data.cards import CARDS
 from tumorscope.data.catalogue import digest_of, nothing_found
 from tumorscope.data.decode import decode_mask
 from tumorscope.data.layout import Layout, Planned, plan, starts_as_dicom
-from tumorscope.data.masks import tumour_of
+from tumorscope.data.masks import need_proportions, tumour_of
 from tumorscope.data.sources import Source, check, open_source, readable
 from tumorscope.errors import InputRejected
 from tumorscope.evaluation.intervals import bootstrap
@@ -244,6 +244,11 @@ def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict
         return found
     if one.stored is not None:  # a mask lies as the slice's pixels are stored
         inside = one.stored.shown(inside)
+    try:
+        need_proportions(mask, inside.shape, region.shape)
+    except InputRejected as error:
+        damaged.append(_unused(mask, error))
+        return found
     if inside.shape != region.shape:
         grown = Image.fromarray(inside).resize(region.shape[::-1], Image.Resampling.NEAREST)
         inside = np.asarray(grown)
@@ -261,8 +266,12 @@ def _inside(source: Source, mask: str, damaged: list[str]) -> np.ndarray | None:
     try:
         return tumour_of(decode_mask(source.read(mask)))
     except InputRejected as error:
-        damaged.append(f"{readable(mask)}: this mask was not used. {readable(str(error))}")
+        damaged.append(_unused(mask, error))
         return None
+
+
+def _unused(mask: str, error: InputRejected) -> str:
+    return f"{readable(mask)}: this mask was not used. {readable(str(error))}"
 
 
 def region_summary(answered: pd.DataFrame) -> dict[str, Any]:

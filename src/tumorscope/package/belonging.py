@@ -11,7 +11,7 @@ from tumorscope.errors import RunMismatch
 from tumorscope.models.heads import POOLING
 from tumorscope.protocols import ALL, digest, folds
 from tumorscope.training.external import widened, with_rows
-from tumorscope.training.runs import facts_of
+from tumorscope.training.runs import facts_of, shapes_of
 
 #: What the map of a model's graph shows.
 CLASS_MAPS = {"compact_cnn": "activation", "region_unet": "regions", "backbone": "activation"}
@@ -52,6 +52,11 @@ def patient_cv_of(
         need_the_same_recipe(one, other, recipe, run)
         data = {"name": catalogue.name, "digest": catalogue.digest, "run_digest": facts["data"]["digest"]}
         need_the_same_data(one, other, data, run)
+        if shapes_of(one) != shapes_of(run):
+            raise RunMismatch(
+                f"{one}: another network than {run}, trained before the recipe's network was changed or after; its scores would "
+                "not be this model's. Train the older one again with --overwrite."
+            )
         if other["protocol"] != "external":
             _need_the_same_folds(one, recipe, other, catalogue)
             if other["protocol"] == "patient-cv":

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from tumorscope.labels import CLASSES
 from tumorscope.study.rows import Row, all_rows
 from tumorscope.training.fold import Report
 from tumorscope.training.identity import environment
-from tumorscope.training.runs import TEXT, place_of, read_predictions
+from tumorscope.training.runs import place_of, read_predictions, read_regions, shapes_of
 
 PROTOCOLS = ("official", "patient-cv")
 #: What the table shows of every row and protocol.
@@ -217,11 +218,13 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         line[f"{metric}_at_threshold"] = float(np.mean(known)) if known else None
         line |= dict(zip((f"{metric}_at_threshold_low", f"{metric}_at_threshold_high"), ends[metric], strict=True))
     if regional := [run for run in runs if (run / "regions.csv").exists()]:
-        regions = [pooled_test([pd.read_csv(run / "regions.csv", dtype=TEXT)]) for run in regional]
+        regions = [pooled_test([read_regions(run)]) for run in regional]
         tested = [pooled_test([read_predictions(run)]) for run in regional]
         pixels = row.build().input.size ** 2
         line["regions"] = summary(pd.concat(regions, ignore_index=True), pixels, len(regions))
         line["presence_by_size"] = presence_by_size(tested, regions, pixels)
+    if shapes := shapes_of(runs[0]):
+        line["stored_values"] = sum(map(math.prod, shapes.values()))
     if enlarged := likeness_of(runs):
         line["likeness"] = enlarged
     line["made"] = _made(runs)
@@ -300,11 +303,12 @@ def _need_same_data(file: Path, catalogue: Catalogue, protocols: Sequence[str]) 
 def _keep(file: Path, line: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """Put a line into the table on disk, in place of an earlier one of the same row and protocol; the line that stands there.
 
-    Of the earlier one stays the difference to another row where none is asked for, and all of it where it has more seeds.
+    Of the earlier one stays the difference to another row where none is asked for, and all of it where it has more seeds; none
+    of it where it is of another network, as its stored values tell where both lines have them.
     """
     stored = _stored(file)
     earlier = next((one for one in stored["rows"] if _same(one, line)), None)
-    if earlier is not None and not overwrite:
+    if earlier is not None and not overwrite and earlier.get("stored_values") in (None, line.get("stored_values")):
         if earlier["seeds"] > line["seeds"]:
             line = earlier
         elif "against" in earlier and "against" not in line and earlier["seeds"] == line["seeds"]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tumorscope.training.features import Features
 
 #: Columns of predictions.csv and regions.csv that are no numbers, ids of digits among them.
-TEXT = dict.fromkeys(("path", "label", "source", "plane", "patient", "picture", "part"), str)
+_TEXT = dict.fromkeys(("path", "label", "source", "plane", "patient", "picture", "part"), str)
 
 
 def train_runs(
@@ -264,7 +264,13 @@ def facts_of(run: Path, catalogue: Catalogue) -> dict[str, Any]:
 
 def read_predictions(run: str | os.PathLike[str]) -> pd.DataFrame:
     """predictions.csv of a run folder; ids stay text."""
-    return pd.read_csv(Path(run) / "predictions.csv", dtype=TEXT, keep_default_na=False)
+    return pd.read_csv(Path(run) / "predictions.csv", dtype=_TEXT, keep_default_na=False)
+
+
+def read_regions(run: Path) -> pd.DataFrame:
+    """regions.csv of a region model's run folder; ids stay text, and what is unknown of a slice is NaN."""
+    missing = {name: [""] for name in ("mask_pixels", "dice", "pointed")}
+    return pd.read_csv(run / "regions.csv", dtype=_TEXT, keep_default_na=False, na_values=missing)
 
 
 def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
