@@ -178,6 +178,22 @@ def scored(run: Path, rows: list[str], protocols: list[str], **options) -> list[
 
 
 @pytest.mark.slow
+def test_a_row_whose_runs_are_of_another_recipe_hinders_no_other(tmp_path):
+    scored(tmp_path, ["one"], ["official"])
+    file = tmp_path / "runs" / "one-official-s0" / "environment.json"
+    facts = json.loads(file.read_text())
+    facts["recipe"]["training"]["epochs"] = 7
+    file.write_text(json.dumps(facts))
+    said: list[str] = []
+    with pytest.raises(RunMismatch, match=r"^one under official: .*one-official-s0 holds a run with another recipe"):
+        scored(tmp_path, ["one", "two"], ["official"], say=said.append)
+    assert said[0].startswith("one under official: left out. ")
+    lines = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
+    assert [line["row"] for line in lines] == ["one", "two"]
+    assert (tmp_path / "out" / "study.csv").read_text().count("official") == 2
+
+
+@pytest.mark.slow
 def test_what_a_line_holds_is_not_lost_to_a_smaller_call(tmp_path):
     """Two seeds and a difference stay when one seed is asked for without it, with their runs and without."""
     other = Row("one", "one", "baseline_cnn")

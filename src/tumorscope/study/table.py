@@ -72,9 +72,11 @@ def run_study(
     workers : folds trained at the same time, see `train_runs`
     against : a row whose finished runs in `runs` each row is compared with, slice by slice, over the seeds that both have
 
-    Raises `RunMismatch` where `out` holds rows of other data; external sets may differ.
+    Raises `RunMismatch` where `out` holds rows of other data (external sets may differ); and once all other rows are there, where
+    runs of a row are of another recipe or network.
     """
     _need_same_data(out / "study.json", catalogue, protocols)
+    unfit: list[str] = []
     for row in rows:
         for protocol in protocols:
             asked = range(seeds or row.seeds)
@@ -94,12 +96,19 @@ def run_study(
                 say(f"{row.name} under {protocol}: left out. {error}")
                 _leave_out(out / "study.json", catalogue, row, protocol, str(error))
                 continue
+            except RunMismatch as error:
+                say(f"{row.name} under {protocol}: left out. {error}")
+                unfit.append(f"{row.name} under {protocol}: {error}")
+                continue
             line = _line(row, made) | {"data": _named(catalogue)} | _difference(row, made, against)
             say(f"{row.name} under {protocol}: {line['accuracy']:.4f} (memoriser {line['memoriser_accuracy']:.4f})")
             kept = _keep(out / "study.json", line, overwrite)
             if kept["seeds"] > line["seeds"]:
                 say(f"The table keeps its line of {kept['seeds']} seeds; --overwrite puts these in its place.")
-    return write_study(out)
+    page = write_study(out)
+    if unfit:
+        raise RunMismatch("\n".join(unfit))
+    return page
 
 
 def write_study(out: Path) -> Path:
