@@ -67,13 +67,17 @@ def test_runs_of_another_network_recipe_or_set_or_of_the_same_seed_are_no_furthe
         (run / "fold-0").mkdir()
         save_file({"head": np.zeros((2, columns), np.float32)}, run / "fold-0" / "weights.safetensors")
     (runs[4] / "fold-0").mkdir()
+    (runs[4] / "fold-1").mkdir()
+    save_file({"head": np.zeros((2, 3), np.float32)}, runs[4] / "fold-1" / "weights.safetensors")
     (runs[4] / "fold-0" / "weights.safetensors").write_bytes(b"damaged")
     ((_, seeds),) = by_model([runs[0], runs[1], runs[3], runs[4]]).items()
     assert [one["run"] for one in seeds] == [runs[0], runs[1], runs[3], runs[4]]
-    with pytest.raises(RunMismatch, match=r"own-s1 and .*own-s2 are of another network, and would count as seeds"):
+    with pytest.raises(
+        RunMismatch, match=r"own-s1 and .*own-s2 would count as seeds of one model: networks of 6 and 8 stored values\."
+    ):
         by_model(runs)
     again = made_run(tmp_path / "again", "baseline_cnn", "official", tested)
-    with pytest.raises(RunMismatch, match=r"are both of seed 0"):
+    with pytest.raises(RunMismatch, match=r"both are of seed 0"):
         by_model([runs[0], again])
     titled, other = (
         made_run(tmp_path / name, "baseline_cnn", "official", tested, seed=7 + place, data={"name": "", "digest": name})
@@ -84,8 +88,16 @@ def test_runs_of_another_network_recipe_or_set_or_of_the_same_seed_are_no_furthe
         environment["recipe"] |= change
         (run / "environment.json").write_text(json.dumps(environment))
     assert len(by_model([runs[0], titled])) == 1
-    with pytest.raises(RunMismatch, match="are of another recipe and data"):
+    with pytest.raises(RunMismatch, match="data 0 and 1; recipes with another loss"):
         by_model([runs[0], titled, other])
+    # Runs are scored even where their recipe could not be trained today, and are seeds where it is the same.
+    for run in (runs[0], runs[4]):
+        environment = json.loads((run / "environment.json").read_text())
+        environment["recipe"]["of_an_older_version"] = 1
+        (run / "environment.json").write_text(json.dumps(environment))
+    assert len(by_model([runs[0], runs[4]])) == 1
+    with pytest.raises(RunMismatch, match="recipes with another of_an_older_version"):
+        by_model([titled, runs[4]])
 
 
 def test_two_external_sets_of_one_file_name_are_told_apart_by_the_digest(tmp_path):

@@ -78,6 +78,9 @@ def test_over_seeds_it_equals_a_literal_resampling_of_every_seed_by_itself():
             literal.append([flat(score(part))[metric] for part in parts])
         values = [np.mean(of_seeds) for of_seeds in literal if None not in of_seeds]
         assert found[metric] == pytest.approx(tuple(np.quantile(values, [0.05, 0.95]))), metric
+    # A seed that does not know the patients, as runs of before did not, has those of the others.
+    unknown = [seeds[0], seeds[1].assign(patient=""), seeds[2]]
+    assert bootstrap_over_seeds(unknown, EVERY, n=40, seed=3, level=0.9) == found
     pooled = bootstrap(pd.concat(seeds), metrics=("presence_auc",), n=40, seed=3, level=0.9)["presence_auc"]
     assert pooled[1] < found["presence_auc"][1]
 

@@ -1021,7 +1021,7 @@ def test_a_region_is_scored_at_the_slices_own_size():
     assert _region(one, OneFile(encoded(mask.T)), "mask.png", damaged) == no_mask  # it lies across the slice
     assert damaged == [
         "mask.png: this mask was not used. mask.png: 16 x 24 pixels; its slice's proportions, of 48 x 32. "
-        "Turn it as the slice lies."
+        "Turn or resize it to lie as the slice does."
     ]
 
 
@@ -1032,6 +1032,18 @@ def test_a_mask_is_turned_as_its_dicom_slice_was():
     one = Finding("a.dcm", "accepted", heat=heat, highest=heat == 255, stored=Stored((16, 24), True, 1, -1))
     found = _region(one, OneFile(encoded(mask)), "mask.png", [])
     assert (found["dice"], found["pointed"]) == (1, 1)
+
+
+def test_a_mask_of_a_dicom_slice_whose_pixels_are_no_squares_fits_as_it_is_stored():
+    """32 rows of 16 pixels twice as wide as high, shown as a square; its mask covers the upper half, as the region does."""
+    mask, heat = np.zeros((32, 16), np.uint8), np.zeros((32, 32), np.uint8)
+    mask[:16], heat[:16] = 255, 255
+    one = Finding("a.dcm", "accepted", heat=heat, highest=heat == 255, stored=Stored((32, 16)))
+    damaged: list[str] = []
+    assert _region(one, OneFile(encoded(mask)), "mask.png", damaged)["dice"] == 1
+    assert not damaged
+    assert np.isnan(_region(one, OneFile(encoded(mask.T)), "mask.png", damaged)["dice"])
+    assert len(damaged) == 1
 
 
 @pytest.mark.parametrize("usable", [True, False])

@@ -19,7 +19,7 @@ from tumorscope.labels import CLASSES
 from tumorscope.models.backbones import make_features
 from tumorscope.study.rows import Row, all_rows, chosen_rows
 from tumorscope.study.table import _line, likeness_of, run_study, write_study
-from tumorscope.training.checkpoint import save_weights
+from tumorscope.training.checkpoint import read_weights, save_weights
 from tumorscope.training.runs import read_regions
 
 
@@ -191,6 +191,18 @@ def test_a_row_whose_runs_are_of_another_recipe_hinders_no_other(tmp_path):
     lines = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
     assert [line["row"] for line in lines] == ["one", "two"]
     assert (tmp_path / "out" / "study.csv").read_text().count("official") == 2
+    shutil.rmtree(tmp_path / "out")  # with nothing to show the reason is the same
+    with pytest.raises(RunMismatch, match="another recipe"):
+        scored(tmp_path, ["one"], ["official"])
+    # Finished seeds of two networks, which nothing is trained beside.
+    scored(tmp_path, ["two"], ["official"], seeds=2)
+    file = tmp_path / "runs" / "two-official-s1" / "fold-0" / "weights.safetensors"
+    tensors, header = read_weights(file)
+    save_weights(file, {name: tensor.flatten()[:1] for name, tensor in tensors.items()}, header)
+    with pytest.raises(RunMismatch, match=r"two under official: .*one model: networks of"):
+        scored(tmp_path, ["two", "three"], ["official"], seeds=2)
+    lines = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
+    assert [line["row"] for line in lines] == ["two", "three"]
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_a_black_mask_says_nothing_of_its_tumour_and_one_that_lies_across_is_ref
     assert (black == UNKNOWN).all()
     (tmp_path / "masks" / "b.png").write_bytes(mask_file("8 bit", LEVELS[:, :30]))
     with pytest.raises(
-        InputRejected, match=r"masks/b\.png: 30 x 40 pixels; its slice's proportions, of 80 x 60\. Turn it"
+        InputRejected, match=r"masks/b\.png: 30 x 40 pixels; its slice's proportions, of 80 x 60\. Turn or"
     ):
         masks(load_catalogue(tmp_path), 20)
 
@@ -114,12 +114,13 @@ def test_a_black_mask_says_nothing_of_its_tumour_and_one_that_lies_across_is_ref
     [
         ((300, 200), (150, 100), True),
         ((151, 100), (301, 200), True),
-        ((75, 51), (301, 200), False),
+        ((60, 128), (235, 495), True),
+        ((75, 56), (301, 200), False),
         ((100, 150), (150, 100), False),
     ],
 )
 def test_proportions_are_the_same_but_for_rounding(mask, shape, fits):
-    """151 x 100 is 301 x 200 halved and rounded up; 75 x 51 would be 294 x 200."""
+    """151 x 100 is 301 x 200 halved and rounded up, 60 x 128 is 235 x 495 made smaller and cut; 75 x 56 would be 268 x 200."""
     for one, other in ((mask, shape), (mask[::-1], shape[::-1])):
         if fits:
             need_proportions("mask", one, other)

@@ -96,12 +96,12 @@ def _read(source: Source, name: str, sha256: str, shape: np.ndarray) -> np.ndarr
 def need_proportions(name: str, mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """Raise `InputRejected` where a mask, rows and columns, has other proportions than its slice, `shape`, but for rounding."""
     (rows, columns), (high, wide) = mask, shape
-    if 2 * abs(rows * wide - columns * high) > max(rows + columns, high + wide):  # both sides rounded by half a pixel
+    if abs(rows * wide - columns * high) > rows + columns + high + wide:  # by up to a pixel a side, of both
         raise InputRejected(
             name,
             f"{columns} x {rows} pixels",
             f"its slice's proportions, of {wide} x {high}",
-            "Turn it as the slice lies.",
+            "Turn or resize it to lie as the slice does.",
         )
 
 

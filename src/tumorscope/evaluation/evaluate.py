@@ -1,6 +1,7 @@
 """From predictions to scores.json: every score with its interval, its counts and the memoriser's beside it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tumorscope.config import Recipe
 from tumorscope.errors import DataNotFound, RunMismatch
 from tumorscope.evaluation.intervals import bootstrap, bootstrap_over_seeds, paired_difference
 from tumorscope.evaluation.regions import at_least
@@ -16,6 +16,7 @@ from tumorscope.evaluation.report import PARTS, Interval, Row, comparison_row, u
 from tumorscope.evaluation.scores import PROBABILITIES, flat, score, summarise
 from tumorscope.files import write_json
 from tumorscope.protocols import ALL, PROTOCOLS
+from tumorscope.training.identity import spelled_out
 from tumorscope.training.runs import read_predictions, shapes_of
 
 
@@ -176,7 +177,7 @@ def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
     external sets of one name, the start of the run's data digest stands behind it.
 
     Raises `RunMismatch` where runs of one key are no seeds of one model: of other recipes, data or networks (of one recipe from
-    before and after a change), or of the same seed.
+    before and after a change), masks or other files that they name, or of the same seed.
     """
     scored = [{**evaluate_run(run), "run": run} for run in runs]
     digests: dict[tuple[str | None, ...], set[str]] = {}
@@ -201,20 +202,38 @@ def by_model(runs: Sequence[Path]) -> dict[Key, list[dict[str, Any]]]:
 
 def _need_one_model(seeds: Sequence[dict[str, Any]]) -> None:
     """Raise `RunMismatch` where runs that would be averaged are more than seeds of one model apart."""
-    told: list[tuple[Path, dict[str, Any]]] = []
-    for one in seeds:
-        run, stored = one["run"], json.loads((one["run"] / "environment.json").read_text())
-        recipe = Recipe.model_validate(stored["recipe"]).model_dump(exclude={"title"})
-        facts = {"recipe": recipe, "data": stored["data"]["digest"], "network": shapes_of(run)}
-        for other, known in told:
-            unlike = [name for name in facts if facts[name] and known[name] and facts[name] != known[name]]
-            if unlike or one["seed"] == known["seed"]:
-                why = f"are of another {' and '.join(unlike)}" if unlike else f"are both of seed {one['seed']}"
+    told: list[tuple[Path, int, dict[str, Any]]] = []
+    for run, seed in ((one["run"], one["seed"]) for one in seeds if len(seeds) > 1):
+        facts = _shared_by_seeds(run)
+        for other, taken, known in told:
+            unlike = [_unlike(name, known[name], facts[name]) for name in facts if known[name] and facts[name]]
+            if any(unlike) or seed == taken:
+                why = "; ".join(filter(None, unlike)) or f"both are of seed {seed}"
                 raise RunMismatch(
-                    f"{other} and {run} {why}, and would count as seeds of one model. Leave one out, give one another name, "
-                    "or train the older one again with --overwrite."
+                    f"{other} and {run} would count as seeds of one model: {why}. Leave one out, or train one anew: with "
+                    "--overwrite, or under another --name where it is to be another model."
                 )
-        told.append((run, {**facts, "seed": one["seed"]}))
+        told.append((run, seed, facts))
+
+
+def _shared_by_seeds(run: Path) -> dict[str, Any]:
+    """What is known of a run that its seeds have in common; empty values are not known."""
+    stored = json.loads((run / "environment.json").read_text())
+    recipe = spelled_out(stored["recipe"] | {"title": ""}, "")  # a title decides nothing
+    files = {name: stored.get(name, "") for name in ("masks", "weights", "finder")}
+    return {"data": stored["data"]["digest"], "recipe": recipe, "network": shapes_of(run), **files}
+
+
+def _unlike(name: str, one: Any, other: Any) -> str:
+    """In which of `_shared_by_seeds` two runs differ, in words; "" where they do not."""
+    if one == other:
+        return ""
+    if name == "network":
+        counts = [f"{sum(map(math.prod, shapes.values())):,}" for shapes in (one, other)]
+        return f"networks of {' and '.join(counts)} stored values"
+    if name == "recipe":
+        return f"recipes with another {' and '.join(key for key in {**one, **other} if one.get(key) != other.get(key))}"
+    return f"{name} {one} and {other}"
 
 
 def _key(scores: dict[str, Any]) -> Key:

@@ -78,12 +78,18 @@ def bootstrap_over_seeds(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Intervals as those of `bootstrap` around the mean of each score over `tables`: predictions of the same slices, one a seed.
+    """Intervals as those of `bootstrap` around the mean of each score over `tables`: predictions, one a seed.
 
-    A group is drawn with all its predictions. Every seed is scored by itself: networks differ in the scale of their
+    A group is drawn with all its predictions: of a slice that several tables hold the patient and picture that any of them
+    knows. Every seed is scored by itself: networks differ in the scale of their
     probabilities, so that an AUC over the rows of all is below the mean of theirs.
     """
-    return _resampled(tables, [groups_of(table) for table in tables], metrics, n, seed, level)
+    columns = [column for column in ("patient", "picture") if all(column in table for table in tables)]
+    ids = pd.concat([table[["path", *columns]] for table in tables]).replace("", None)
+    known = ids.groupby("path", sort=False).first().reset_index()
+    group = dict(zip(known["path"], groups_of(known), strict=True))
+    groups = [table["path"].map(group).to_numpy(dtype=object) for table in tables]
+    return _resampled(tables, groups, metrics, n, seed, level)
 
 
 def bootstrap_means(

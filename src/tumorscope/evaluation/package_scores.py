@@ -242,13 +242,13 @@ def _region(one: Finding, source: Source, mask: str, damaged: list[str]) -> dict
     inside = _inside(source, mask, damaged)
     if inside is None or not inside.any():
         return found
-    if one.stored is not None:  # a mask lies as the slice's pixels are stored
-        inside = one.stored.shown(inside)
     try:
-        need_proportions(mask, inside.shape, region.shape)
+        need_proportions(mask, inside.shape, one.stored.shape if one.stored else region.shape)
     except InputRejected as error:
         damaged.append(_unused(mask, error))
         return found
+    if one.stored:  # a mask lies as the slice's pixels are stored
+        inside = one.stored.shown(inside)
     if inside.shape != region.shape:
         grown = Image.fromarray(inside).resize(region.shape[::-1], Image.Resampling.NEAREST)
         inside = np.asarray(grown)

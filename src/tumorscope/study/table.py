@@ -92,6 +92,7 @@ def run_study(
                     workers=workers,
                     report=report,
                 )
+                line = _line(row, made) | {"data": _named(catalogue)} | _difference(row, made, against)
             except DataNotFound as error:
                 say(f"{row.name} under {protocol}: left out. {error}")
                 _leave_out(out / "study.json", catalogue, row, protocol, str(error))
@@ -100,11 +101,12 @@ def run_study(
                 say(f"{row.name} under {protocol}: left out. {error}")
                 unfit.append(f"{row.name} under {protocol}: {error}")
                 continue
-            line = _line(row, made) | {"data": _named(catalogue)} | _difference(row, made, against)
             say(f"{row.name} under {protocol}: {line['accuracy']:.4f} (memoriser {line['memoriser_accuracy']:.4f})")
             kept = _keep(out / "study.json", line, overwrite)
             if kept["seeds"] > line["seeds"]:
                 say(f"The table keeps its line of {kept['seeds']} seeds; --overwrite puts these in its place.")
+    if unfit and not (out / "study.json").exists():
+        raise RunMismatch("\n".join(unfit))
     page = write_study(out)
     if unfit:
         raise RunMismatch("\n".join(unfit))
@@ -232,7 +234,7 @@ def _line(row: Row, runs: Sequence[Path]) -> dict[str, Any]:
         pixels = row.build().input.size ** 2
         line["regions"] = summary(pd.concat(regions, ignore_index=True), pixels, len(regions))
         line["presence_by_size"] = presence_by_size(tested, regions, pixels)
-    if shapes := shapes_of(runs[0]):
+    if shapes := next(filter(None, map(shapes_of, runs)), None):
         line["stored_values"] = sum(map(math.prod, shapes.values()))
     if enlarged := likeness_of(runs):
         line["likeness"] = enlarged
@@ -317,7 +319,8 @@ def _keep(file: Path, line: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """
     stored = _stored(file)
     earlier = next((one for one in stored["rows"] if _same(one, line)), None)
-    if earlier is not None and not overwrite and earlier.get("stored_values") in (None, line.get("stored_values")):
+    networks = {one["stored_values"] for one in (earlier or {}, line) if "stored_values" in one}
+    if earlier is not None and not overwrite and len(networks) < 2:
         if earlier["seeds"] > line["seeds"]:
             line = earlier
         elif "against" in earlier and "against" not in line and earlier["seeds"] == line["seeds"]:

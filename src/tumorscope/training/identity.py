@@ -89,7 +89,7 @@ def open_run(
         write_json(file, {**identity, **facts, **_contract(recipe), **environment()})
         return
     stored = json.loads(file.read_text())
-    stored["recipe"] = _spelled_out(stored.get("recipe"), recipe.title)
+    stored["recipe"] = spelled_out(stored.get("recipe"), recipe.title)
     # What earlier versions did not note down is not held against their runs.
     different = [key for key, value in identity.items() if stored.get(key, value if key in sources else None) != value]
     if different:
@@ -135,7 +135,7 @@ def _contract(recipe: Recipe) -> dict[str, Any]:
     return {"contract": contract_of(recipe.model.backbone.name).plain()}
 
 
-def _spelled_out(stored: Any, title: str) -> Any:
+def spelled_out(stored: Any, title: str) -> Any:
     """A stored recipe with the fields that it was written without, since they are newer, at their defaults.
 
     It gets today's title, which decides nothing.

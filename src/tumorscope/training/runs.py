@@ -274,15 +274,15 @@ def read_regions(run: Path) -> pd.DataFrame:
 
 
 def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every stored weight of a run's network by name, from its first fold; empty where none is kept or it is damaged."""
-    from safetensors import SafetensorError, safe_open
+    """Shape of every stored weight of a run's network by name, from the first fold that holds them; empty where none does."""
+    for file in sorted(run.glob("fold-*/weights.safetensors")):
+        from safetensors import SafetensorError, safe_open
 
-    for file in sorted(run.glob("fold-*/weights.safetensors"))[:1]:
         try:
             with safe_open(file, framework="np") as stored:
                 return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
         except SafetensorError:
-            break
+            continue  # damaged, which is told where its weights are asked for
     return {}
 
 

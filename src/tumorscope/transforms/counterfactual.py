@@ -159,7 +159,7 @@ def _replacement(images: Tensor, masks: Tensor, head: Tensor) -> tuple[Tensor, T
 
 
 def _room(region: Tensor, head: Tensor, kind: Tensor, sound: Tensor) -> Tensor:
-    """Bool (k,): whether the region is large enough, and a removed one lies in the head and is not filled with tumour again."""
+    """Bool (k,): whether the region is large enough, and a removed one lies in the head, as does what replaces it."""
     area = region.sum(dim=(1, 2, 3))
     inside = (region * head).sum(dim=(1, 2, 3)) / area.clamp_min(1)
     return (area >= LEAST) & ((kind != REMOVE) | (inside >= 0.5) & (sound >= WITHIN))
