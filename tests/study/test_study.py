@@ -344,4 +344,4 @@ def test_a_run_from_before_regions_were_written_does_not_halve_the_slices_of_the
     page = write_study(tmp_path).read_text()
     assert "<td>1.00, 0.00<small>1.00 to 1.00</small><small>0.00 to 0.00</small></td>" in page
     assert "<td>0.80, 0.60</td>" in page
-    assert "<td>0.812<small>0.75 to 0.94</small></td>" in page
+    assert "<small>§ 0.812</small><small>0.75 to 0.94</small></td>" in page
