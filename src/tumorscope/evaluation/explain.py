@@ -31,10 +31,9 @@ from tumorscope.inference.batch import overlay
 from tumorscope.models.backbones import BackboneNetwork
 from tumorscope.models.heads import POOLING
 from tumorscope.models.regions import RegionNetwork, evidence_of
-from tumorscope.models.registry import drawn_at_random
 from tumorscope.models.residual import ResidualNetwork
 from tumorscope.training.identity import environment
-from tumorscope.training.network import Members, SliceNetwork, load_network
+from tumorscope.training.network import Members, SliceNetwork, load_network, untrained_network
 from tumorscope.training.runs import facts_of, masks_of, read_predictions
 from tumorscope.transforms.augment import blurred
 
@@ -69,7 +68,7 @@ def explain_run(
     for fold, part in chosen.groupby("fold"):
         module = load_network(run / f"fold-{fold}", recipe)
         torch.manual_seed(0)
-        blank = SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)})).eval()
+        blank = untrained_network(recipe).eval()
         blank.scale = module.scale
         for start in range(0, len(part), BATCH):
             rows = part.iloc[start : start + BATCH]

@@ -52,7 +52,7 @@ def patient_cv_of(
         need_the_same_recipe(one, other, recipe, run)
         data = {"name": catalogue.name, "digest": catalogue.digest, "run_digest": facts["data"]["digest"]}
         need_the_same_data(one, other, data, run)
-        if {} != shapes_of(one) != shapes_of(run):
+        if (theirs := shapes_of(one)) and theirs != shapes_of(run):
             raise RunMismatch(
                 f"{one}: another network than {run}, trained before the recipe's network was changed or after; its scores would "
                 "not be this model's. Train the older one again with --overwrite."

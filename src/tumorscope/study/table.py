@@ -105,12 +105,11 @@ def run_study(
             kept = _keep(out / "study.json", line, overwrite)
             if kept["seeds"] > line["seeds"]:
                 say(f"The table keeps its line of {kept['seeds']} seeds; --overwrite puts these in its place.")
-    if unfit and not (out / "study.json").exists():
-        raise RunMismatch("\n".join(unfit))
-    page = write_study(out)
-    if unfit:
-        raise RunMismatch("\n".join(unfit))
-    return page
+    if not unfit:
+        return write_study(out)
+    if (out / "study.json").exists():
+        write_study(out)
+    raise RunMismatch("\n".join(unfit))
 
 
 def write_study(out: Path) -> Path:

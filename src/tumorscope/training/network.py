@@ -134,6 +134,11 @@ class FeatureNetwork(nn.Module):
         return features.flip(1)
 
 
+def untrained_network(recipe: Recipe) -> SliceNetwork:
+    """The network that a recipe trains, all of it drawn at random: no weights that it starts from are read."""
+    return SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)}))
+
+
 def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
     """The trained network of a run's fold, ready to answer; of a frozen recipe the backbone with the stored head.
 
@@ -141,7 +146,7 @@ def load_network(fold: Path, recipe: Recipe) -> SliceNetwork:
     """
     tensors, header = read_weights(fold / "weights.safetensors")
     if not recipe.frozen:
-        module = SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)}))
+        module = untrained_network(recipe)
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:

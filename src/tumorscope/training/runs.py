@@ -104,11 +104,9 @@ def _need_this_network(run: Path, recipe: Recipe) -> None:
     there = shapes_of(run)
     if recipe.frozen or not there:
         return
-    from tumorscope.models.registry import drawn_at_random
-    from tumorscope.training.network import SliceNetwork
+    from tumorscope.training.network import untrained_network
 
-    network = SliceNetwork(recipe.model_copy(update={"model": drawn_at_random(recipe.model)}))
-    if there != {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}:
+    if there != {name: tuple(tensor.shape) for name, tensor in untrained_network(recipe).state_dict().items()}:
         raise RunMismatch(
             f"{run}: its weights do not fit the network that {recipe.name} is now, so that nothing is trained beside them. "
             "Train it again with --overwrite, or under another --name."
