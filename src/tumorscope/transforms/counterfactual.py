@@ -153,7 +153,7 @@ def _replacement(images: Tensor, masks: Tensor, head: Tensor) -> tuple[Tensor, T
     options = [(_sampled(images, one), _sampled(head, one) * (1 - _sampled(masks, one))) for one in (mirrored, shifted)]
     area = masks.sum(dim=(1, 2, 3)).clamp_min(1)
     fits = [(free * masks).sum(dim=(1, 2, 3)) / area for _, free in options]
-    first = fits[0] >= torch.minimum(fits[1], torch.tensor(WITHIN))
+    first = fits[0] >= fits[1].clamp_max(WITHIN)
     tissue = torch.where(first[:, None, None, None], options[0][0], options[1][0])
     return tissue, torch.where(first, fits[0], fits[1])
 
