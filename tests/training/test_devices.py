@@ -1,5 +1,6 @@
 """What differs between a CPU and a GPU, as far as it can be told without one."""
 
+import contextlib
 import json
 
 import pytest
@@ -38,6 +39,40 @@ def test_folds_share_a_gpu_only_where_asked_and_its_name_stands_beside_them(
     noted = json.loads((run / "environment.json").read_text())
     assert (noted["device"], noted.get("gpu")) == (device, "Some GPU" if device == "cuda" else None)
     assert [made.get("gpu") for made in table._made([run])] == [noted.get("gpu")]
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_machines_and_a_finished_one_none_more(tmp_path, monkeypatch):
+    images, labels = drawn()
+    data = catalogue(tmp_path, images, labels)
+    recipe = load_recipe("baseline_cnn", TINY)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(runs, "_gather", lambda *_: None)
+
+    def goes_on(device, folds):
+        """Train on `device`, where everything ends after some folds."""
+        left = iter(range(folds))
+
+        def one_fold(job, report):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            job.folder.mkdir(parents=True)
+            (job.folder / "predictions.csv").write_text("")
+
+        monkeypatch.setattr(runs, "device_here", lambda _: device)
+        monkeypatch.setattr(runs, "train_fold", one_fold)
+        with contextlib.suppress(KeyboardInterrupt):
+            runs.train_runs(recipe, data, "picture-cv", [0], runs=tmp_path / "runs", resume=True, workers=1)
+        (run,) = (tmp_path / "runs").glob("baseline_cnn-*")
+        noted = json.loads((run / "environment.json").read_text())
+        assert noted["device"] == "cpu"
+        return [made.get("gpu") for made in table._made([run])], len(noted.get("resumed", ()))
+
+    assert goes_on("cpu", 1) == ([None], 0)
+    assert goes_on("cpu", 1) == ([None], 0)
+    assert goes_on("cuda", 1) == ([None, "Some GPU"], 1)
+    assert goes_on("cpu", 2) == ([None, "Some GPU"], 1)  # the last fold
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another GPU")
+    assert goes_on("cuda", 0) == ([None, "Some GPU"], 1)
 
 
 def test_the_study_trains_as_many_folds_at_once_as_asked(tmp_path, monkeypatch):

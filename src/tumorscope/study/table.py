@@ -5,6 +5,7 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tumorscope.files import write_json, write_text
 from tumorscope.labels import CLASSES
 from tumorscope.study.rows import Row, all_rows
 from tumorscope.training.fold import Report
-from tumorscope.training.identity import environment
+from tumorscope.training.identity import environment, places_of
 from tumorscope.training.runs import place_of, read_predictions, read_regions, shapes_of
 
 PROTOCOLS = ("official", "patient-cv")
@@ -263,10 +264,11 @@ def likeness_of(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Processor, cores, GPU where there is one, and versions that the runs were trained with, each combination once."""
+    """Processor, cores, GPU where there is one, and versions that folds of the runs were trained with, each combination once."""
     found: list[dict[str, Any]] = []
-    for run in runs:
-        one = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    for one in chain.from_iterable(
+        places_of(json.loads((run / "environment.json").read_text("utf-8"))) for run in runs
+    ):
         made = {"processor": one["machine"]["processor"], "cores": one["machine"]["cores"], **one["versions"]}
         made |= {"gpu": one["gpu"]} if "gpu" in one else {}
         if made not in found:

@@ -75,10 +75,12 @@ def open_run(
     *,
     resume: bool,
     overwrite: bool,
+    unfinished: bool = True,
 ) -> None:
     """Make the run folder, or check that the one that is there is the same run.
 
     identity : see `identity_of`; sources : see `made_of` and `finder_of`; facts : see `noted`, and the device
+    unfinished : that folds are left to train, so that another machine or other versions than before are noted beside those
     """
     identity = {**identity, **sources}
     file = folder / "environment.json"
@@ -99,6 +101,18 @@ def open_run(
         )
     if not resume:
         raise RunMismatch(f"{folder} exists. Use --resume to go on with it or --overwrite to train it anew.")
+    here = _where({**facts, **environment()})
+    if unfinished and here not in places_of(stored := json.loads(file.read_text())):
+        write_json(file, {**stored, "resumed": [*stored.get("resumed", ()), here]})
+
+
+def places_of(environment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Device, GPU where there is one, versions and machine that an environment.json names, a resumed run's one after another."""
+    return [_where(environment), *environment.get("resumed", ())]
+
+
+def _where(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: facts[key] for key in ("device", "gpu", "python", "versions", "machine") if key in facts}
 
 
 def made_of(recipe: Recipe, inside: Path | None) -> dict[str, str]:

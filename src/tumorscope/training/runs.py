@@ -20,7 +20,7 @@ from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch
 from tumorscope.labels import INDEX
-from tumorscope.protocols import folds
+from tumorscope.protocols import Fold, folds
 from tumorscope.training.external import extended, find_external, widened, with_external
 from tumorscope.training.fold import Event, Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
 from tumorscope.training.identity import finder_of, identity_of, made_of, noted, open_run
@@ -82,7 +82,12 @@ def train_runs(
             source = sources[seed]
             named = sources_sha256 | finder_of(source.finder if source else None)
             facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), **named_device(device)}
-            open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
+            open_run(
+                *(folders[seed], recipe, identity, named, facts),
+                resume=resume,
+                overwrite=overwrite,
+                unfinished=_unfinished(folders[seed], made),
+            )
             if not all((folder / "predictions.csv").exists() for folder in folders.values()):
                 _need_this_network(folders[seed], recipe)
             _say_left_out(folders[seed], left_out[seed], report)
@@ -97,6 +102,12 @@ def train_runs(
         for folder in folders.values() if first else ():
             _gather(folder, catalogue)
     return [folders[seed] for seed in seeds]
+
+
+def _unfinished(run: Path, made: Sequence[Fold]) -> bool:
+    """Whether a fold of a run is left to train."""
+    whole = (run / "predictions.csv").exists()
+    return not whole and not all((run / f"fold-{fold.index}" / "predictions.csv").exists() for fold in made)
 
 
 def _need_this_network(run: Path, recipe: Recipe) -> None:
