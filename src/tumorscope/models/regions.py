@@ -148,18 +148,20 @@ def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
 
 
 def enlarged_by_products(maps: Tensor, rows: int, columns: int) -> Tensor:
-    """What bilinear `F.interpolate` makes of maps (n, c, h, w), (n, c, rows, columns), as two products with matrices.
+    """Bilinear interpolation of maps (n, c, h, w) to (n, c, rows, columns), channels last in memory, as two matrix products.
 
-    Its own gradient, where it must be the same each time, sorts all pixels on a GPU.
+    `F.interpolate` gives the same, and the deterministic form of its gradient sorts all pixels on a GPU.
     """
-    down, across = (
-        _weights(before, after, maps) for before, after in zip(maps.shape[2:], (rows, columns), strict=True)
-    )
-    return down @ maps @ across.mT
+    precise = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    vertical = _interpolation_matrix(maps.shape[2], rows, precise)
+    horizontal = _interpolation_matrix(maps.shape[3], columns, precise)
+    with torch.autocast(maps.device.type, enabled=False):
+        enlarged = vertical @ precise @ horizontal.mT
+    return enlarged.to(maps.dtype, memory_format=torch.channels_last)
 
 
-def _weights(before: int, after: int, like: Tensor) -> Tensor:
-    """(after, before): how much of each old pixel a new one takes, both counted from the middle of the first; edges repeated."""
+def _interpolation_matrix(before: int, after: int, like: Tensor) -> Tensor:
+    """Bilinear weights (after, before) with half-pixel centres (`align_corners=False`) and repeated edges."""
     place = ((torch.arange(after, device=like.device) + 0.5) * before / after - 0.5).clamp(0, before - 1)
     weights = (1 - (place[:, None] - torch.arange(before, device=like.device)).abs()).clamp_min(0)
     return weights.to(like.dtype)

@@ -33,7 +33,7 @@ from tumorscope.files import write_json, write_text
 from tumorscope.labels import CLASSES
 from tumorscope.study.rows import Row, all_rows
 from tumorscope.training.fold import Report
-from tumorscope.training.identity import environment, places_of
+from tumorscope.training.identity import environment, machines_of
 from tumorscope.training.runs import place_of, read_predictions, read_regions, shapes_of
 
 PROTOCOLS = ("official", "patient-cv")
@@ -267,7 +267,7 @@ def _made(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """Processor, cores, GPU where there is one, and versions that folds of the runs were trained with, each combination once."""
     found: list[dict[str, Any]] = []
     for one in chain.from_iterable(
-        places_of(json.loads((run / "environment.json").read_text("utf-8"))) for run in runs
+        machines_of(json.loads((run / "environment.json").read_text("utf-8"))) for run in runs
     ):
         made = {"processor": one["machine"]["processor"], "cores": one["machine"]["cores"], **one["versions"]}
         made |= {"gpu": one["gpu"]} if "gpu" in one else {}

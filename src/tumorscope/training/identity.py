@@ -75,12 +75,10 @@ def open_run(
     *,
     resume: bool,
     overwrite: bool,
-    unfinished: bool = True,
 ) -> None:
     """Make the run folder, or check that the one that is there is the same run.
 
     identity : see `identity_of`; sources : see `made_of` and `finder_of`; facts : see `noted`, and the device
-    unfinished : that folds are left to train, so that another machine or other versions than before are noted beside those
     """
     identity = {**identity, **sources}
     file = folder / "environment.json"
@@ -101,17 +99,25 @@ def open_run(
         )
     if not resume:
         raise RunMismatch(f"{folder} exists. Use --resume to go on with it or --overwrite to train it anew.")
-    here = _where({**facts, **environment()})
-    if unfinished and here not in places_of(stored := json.loads(file.read_text())):
+
+
+def note_machine(folder: Path, device: dict[str, str]) -> None:
+    """Note in a run's environment.json, beside those there, another machine or other versions that it is gone on with.
+
+    device : as `runs.named_device` gives it
+    """
+    file = folder / "environment.json"
+    stored, here = json.loads(file.read_text()), _machine({**device, **environment()})
+    if here not in machines_of(stored):
         write_json(file, {**stored, "resumed": [*stored.get("resumed", ()), here]})
 
 
-def places_of(environment: dict[str, Any]) -> list[dict[str, Any]]:
-    """Device, GPU where there is one, versions and machine that an environment.json names, a resumed run's one after another."""
-    return [_where(environment), *environment.get("resumed", ())]
+def machines_of(stored: dict[str, Any]) -> list[dict[str, Any]]:
+    """Device, GPU where there is one, versions and machine in an environment.json: of the start, and of others resumed on."""
+    return [_machine(stored), *stored.get("resumed", ())]
 
 
-def _where(facts: dict[str, Any]) -> dict[str, Any]:
+def _machine(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: facts[key] for key in ("device", "gpu", "python", "versions", "machine") if key in facts}
 
 

@@ -20,10 +20,10 @@ from tumorscope.data.catalogue import Catalogue
 from tumorscope.data.masks import masks
 from tumorscope.errors import DataNotFound, InputRejected, RecipeError, RunMismatch
 from tumorscope.labels import INDEX
-from tumorscope.protocols import Fold, folds
+from tumorscope.protocols import folds
 from tumorscope.training.external import extended, find_external, widened, with_external
 from tumorscope.training.fold import Event, Job, Report, open_fabric, progress_of, train_fold, under_torchrun, write_csv
-from tumorscope.training.identity import finder_of, identity_of, made_of, noted, open_run
+from tumorscope.training.identity import finder_of, identity_of, made_of, note_machine, noted, open_run
 from tumorscope.training.pool import work
 from tumorscope.training.prepare import sources_of
 
@@ -74,6 +74,12 @@ def train_runs(
     inside = masks_of(recipe, catalogue) if recipe.needs_masks else None
     masks_from = "" if inside is None else "figshare" if figshare_of(recipe, catalogue) else "data"
     sources_sha256 = made_of(recipe, inside)
+    labels = _labels(catalogue)
+    jobs = [
+        Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
+        for seed, made in splits.items()
+        for fold in made
+    ]
     with _first_before_the_others(device) as first:
         # Those that are there first: one that does not fit is refused before a folder is made for another.
         for seed in sorted(splits, key=lambda seed: not folders[seed].exists()) if first else ():
@@ -82,32 +88,17 @@ def train_runs(
             source = sources[seed]
             named = sources_sha256 | finder_of(source.finder if source else None)
             facts = {**noted(recipe, catalogue, made, left_out[seed], masks_from), **named_device(device)}
-            open_run(
-                *(folders[seed], recipe, identity, named, facts),
-                resume=resume,
-                overwrite=overwrite,
-                unfinished=_unfinished(folders[seed], made),
-            )
+            open_run(folders[seed], recipe, identity, named, facts, resume=resume, overwrite=overwrite)
             if not all((folder / "predictions.csv").exists() for folder in folders.values()):
                 _need_this_network(folders[seed], recipe)
             _say_left_out(folders[seed], left_out[seed], report)
-    labels = _labels(catalogue)
-    jobs = [
-        Job(recipe, seed, folders[seed], fold, file, labels, device, inside, features, sources[seed])
-        for seed, made in splits.items()
-        for fold in made
-    ]
+        for run in {job.run for job in jobs if not job.finished()} if first else ():
+            note_machine(run, named_device(device))
     _work([job for job in jobs if not job.finished()], workers, report)
     with _first_before_the_others(device) as first:
         for folder in folders.values() if first else ():
             _gather(folder, catalogue)
     return [folders[seed] for seed in seeds]
-
-
-def _unfinished(run: Path, made: Sequence[Fold]) -> bool:
-    """Whether a fold of a run is left to train."""
-    whole = (run / "predictions.csv").exists()
-    return not whole and not all((run / f"fold-{fold.index}" / "predictions.csv").exists() for fold in made)
 
 
 def _need_this_network(run: Path, recipe: Recipe) -> None:
